@@ -1,0 +1,5 @@
+"""`python -m irn_cli` is `irn`."""
+
+from irn_cli.cli import main
+
+main()

@@ -1,0 +1,157 @@
+"""The `irn` command: options in, one call into the package, results out.
+
+Bodies are thin and import what they need, so that `irn --help` is quick and loads no torch. This is the one place that
+turns errors into exit statuses: 0 all done, 1 some input failed, 2 wrong usage, 130 interrupted.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from irn_cli.errors import IrnError
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
+
+
+def main() -> None:
+    """Run the command line; every expected failure ends in one line on standard error."""
+    try:
+        status = irn.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("irn: interrupted", err=True)
+        status = 130
+    except BrokenPipeError:  # whoever read our output has enough
+        sys.stderr.close()
+        status = 1
+    except IrnError as error:
+        click.echo(f"irn: {error}", err=True)
+        status = error.exit_status
+    sys.exit(status or 0)
+
+
+def _print_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if not wanted:
+        return
+    import torch
+
+    from irn_cli import __version__
+    from irn_cli.device import resolve_device, resolve_precision
+    from irn_cli.weights import list_weights
+
+    device = resolve_device("auto")
+    names = ", ".join(f"{info.name} (revision {info.revision})" for info in list_weights()) or "none"
+    click.echo(f"irn {__version__}")
+    click.echo(f"torch {torch.__version__}, device {device}, precision {resolve_precision('auto', device)}")
+    click.echo(f"weights: {names}")
+    context.exit()
+
+
+@click.group(context_settings=CONTEXT)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
+              help="Show the versions of irn and torch, the device and the weights found.")  # fmt: skip
+def irn() -> None:
+    r"""Make pictures 2 or 4 times smaller so that they can be made large again.
+
+    The small picture is an ordinary PNG; the same network that made it restores it far better than any upscaler.
+
+    \b
+    Example:
+      irn downscale photo.jpg        # writes photo_down4.png
+      irn upscale photo_down4.png    # writes photo_up4.png
+    """
+
+
+def device_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say where and how the network runs."""
+    for option in (
+        click.option("--memory", metavar="SIZE", help="Most memory to use, as 2GB or 500MB.  [default: what there is]"),
+        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto",
+                     help="Convolutions' arithmetic; auto is bf16 where the hardware has it."),
+        click.option("--device", metavar="auto|cpu|cuda[:N]", default="auto", help="Where the network runs."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@irn.group()
+def weights() -> None:
+    r"""List, show and import pretrained weights.
+
+    \b
+    Example:
+      irn weights list
+    """
+
+
+@weights.command("list")
+def weights_list() -> None:
+    r"""List the weights that can be used by name, and where they are.
+
+    \b
+    Example:
+      irn weights list
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from irn_cli.weights import list_weights
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("name", "scale", "revision", "hash", "file"):
+        table.add_column(column, overflow="fold")
+    for info in list_weights():
+        table.add_row(info.name, f"{info.config.scale}x", info.revision, info.hash[:12], str(info.path))
+    Console().print(table)
+
+
+@weights.command("show")
+@click.argument("name")
+def weights_show(name: str) -> None:
+    r"""Show what the header of weights NAME (a name or a path) says: configuration, data, scores, licence.
+
+    \b
+    Example:
+      irn weights show irn-x4
+    """
+    from irn_cli.weights import find_weights, read_info
+
+    info = read_info(find_weights(name))
+    blocks = "+".join(map(str, info.config.blocks))
+    fields = {
+        "name": info.name,
+        "file": str(info.path),
+        "scale": f"{info.config.scale}x",
+        "network": f"{blocks} blocks, growth {info.config.growth}, clamp {info.config.clamp:g}",
+        "revision": info.revision,
+        "hash": info.hash,
+        **info.notes,
+    }
+    for key, value in fields.items():
+        click.echo(f"{key + ':':<12} {value}")
+
+
+@weights.command("import")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path),
+              help="The file to write.  [default: SOURCE's name in the user's weights directory]")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+def weights_import(source: Path, output: Path | None, force: bool) -> None:
+    r"""Convert SOURCE, an official IRN checkpoint (.pth), into safetensors.
+
+    The checkpoint is read as plain tensors; nothing in it is ever executed.
+
+    \b
+    Example:
+      irn weights import IRN_x4.pth -o irn-official-x4.safetensors
+    """
+    from irn_cli.weights import import_official, user_directory
+
+    output = output or user_directory() / f"{source.stem}.safetensors"
+    import_official(source, output, overwrite=force)
+    click.echo(str(output))

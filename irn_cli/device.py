@@ -1,0 +1,108 @@
+"""Where the network runs, in what precision, within how much memory; and the allocator's tuning.
+
+Nothing here acts on import. Commands call `tune_allocator`; libraries that use ours keep their own settings.
+"""
+
+import ctypes
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from irn_cli.errors import DeviceError, UsageError
+
+Precision = Literal["fp32", "bf16"]
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device that is there; `auto` is CUDA where there is any.
+
+    Raises:
+        UsageError: the name is none of these.
+        DeviceError: no such device, or torch was built without CUDA.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UsageError(f"unknown device {name!r}: expected auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise DeviceError(f"no device {name}: torch sees {count} CUDA device(s)")
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> Precision:
+    """Turn `auto`, `fp32` or `bf16` into the precision of the convolutions; the rest is float32 always.
+
+    `auto` is bfloat16 only where the processor multiplies it natively: elsewhere it is emulated, slower and less exact.
+
+    Raises:
+        UsageError: another word.
+    """
+    if name == "auto":
+        return "bf16" if _multiplies_bfloat16(device) else "fp32"
+    if name == "fp32":
+        return "fp32"
+    if name == "bf16":
+        return "bf16"
+    raise UsageError(f"unknown precision {name!r}: expected auto, fp32 or bf16")
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere brought it; emulation does not count
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False  # not Linux: no way to know, and float32 is right everywhere
+    return re.search(r"^flags\s*:.*\b(avx512_bf16|amx_bf16)\b", flags, re.MULTILINE) is not None
+
+
+def parse_memory(text: str) -> int:
+    """Turn `2GB`, `500 MB`, `1.5GiB` or plain bytes into a number of bytes.
+
+    Raises:
+        UsageError: the text is no size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
+    if not match or match[2] not in _UNITS:
+        raise UsageError(f"{text!r} is no memory size: expected something like 2GB or 500MB")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+@contextmanager
+def ieee_float32() -> Iterator[None]:
+    """Within this scope float32 means IEEE float32: CUDA's TF32 shortcuts are off, and restored afterwards."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+def tune_allocator() -> None:
+    """Keep glibc from returning large buffers to the system between operations; does nothing elsewhere.
+
+    Each convolution on the CPU makes buffers of many megabytes; by default glibc maps and unmaps them every time, which
+    makes a training step several times slower (`benchmarks/README.md`).
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library (musl)
+        return
+    m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
+    mallopt(m_mmap_max, 0)
+    mallopt(m_trim_threshold, 2**31 - 1)
+    mallopt(m_top_pad, 64 * 2**20)

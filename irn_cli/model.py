@@ -1,0 +1,219 @@
+"""The invertible rescaling network (IRN), plain and differentiable: the mathematics, to be read beside the paper.
+
+Source: Xiao et al., "Invertible Image Rescaling", ECCV 2020 (arXiv 2005.05650), sections 3.2 and 3.3, and its appendix
+for the sizes. Layer names follow the authors' checkpoints (`operations.N.F.conv1.weight`), so that theirs load here.
+
+There is no clamping, no rounding and no I/O in this module. `engine.py` computes the same function in bounded memory.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class IRNConfig:
+    """The shape of a network: everything that is needed to rebuild it before its weights are loaded."""
+
+    blocks: tuple[int, ...] = (8, 8)  # InvBlocks in each downscaling module; each module halves the size
+    growth: int = 32  # channels that each convolution of a dense block adds
+    clamp: float = 1.0  # c: the coupling's log-scale s lies in (-c, c)
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.blocks) <= 3 or min(self.blocks) < 1:
+            raise ValueError(f"blocks must be 1 to 3 counts of at least 1 (scales 2, 4, 8), not {self.blocks}")
+        if self.growth < 1 or not math.isfinite(self.clamp) or self.clamp <= 0:
+            raise ValueError(f"growth and clamp must be positive, not {self.growth} and {self.clamp}")
+
+    @property
+    def scale(self) -> int:
+        """How many times smaller each side becomes: 2, 4 or 8."""
+        return int(2 ** len(self.blocks))
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of z at the small size: 9 at 2x, 45 at 4x, 189 at 8x."""
+        return 3 * self.scale**2 - 3
+
+
+class LowHigh(NamedTuple):
+    """What downscaling gives: the small picture and the high-frequency latent."""
+
+    y: Tensor  # (B, 3, H/s, W/s)
+    z: Tensor  # (B, 3 s^2 - 3, H/s, W/s)
+
+
+class Haar(nn.Module):
+    """The Haar transform, (B, C, H, W) <-> (B, 4C, H/2, W/2), bands in the order LL, HL, LH, HH, each over all C.
+
+    LL is the mean of each 2x2 block (every filter carries 1/4 forward and 1 backward), the others are half the
+    differences along a row, along a column, and along both.
+    """
+
+    def downscale(self, x: Tensor) -> Tensor:
+        a, b = x[..., 0::2, 0::2], x[..., 0::2, 1::2]
+        c, d = x[..., 1::2, 0::2], x[..., 1::2, 1::2]
+        return torch.cat([a + b + c + d, a - b + c - d, a + b - c - d, a - b - c + d], 1) / 4  # (B, 4C, H/2, W/2)
+
+    def upscale(self, u: Tensor) -> Tensor:
+        ll, hl, lh, hh = u.chunk(4, 1)
+        a, b = ll + hl + lh + hh, ll - hl + lh - hh
+        c, d = ll + hl - lh - hh, ll - hl - lh + hh
+        blocks = torch.stack([a, b, c, d], 2).flatten(1, 2)  # (B, C * 4, H/2, W/2), each 2x2 block's samples together
+        return functional.pixel_shuffle(blocks, 2)  # (B, C, H, W)
+
+
+class DenseBlock(nn.Module):
+    """Five 3x3 convolutions, each seeing the input and all outputs before it; LeakyReLU(0.2) after the first four.
+
+    The convolutions run in the dtype of their weights and the result returns in the dtype of `x`, so a network whose
+    convolution weights are bfloat16 keeps its coupling arithmetic in float32.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, growth: int) -> None:
+        super().__init__()
+        for k in range(1, 6):
+            width = growth if k < 5 else channels_out
+            conv = nn.Conv2d(channels_in + (k - 1) * growth, width, 3, padding=1)
+            # The network starts as the plain Haar transform: each sub-network's last convolution is zero.
+            if k < 5:
+                nn.init.xavier_normal_(conv.weight, gain=0.1)
+            else:
+                nn.init.zeros_(conv.weight)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]  # Conv2d's bias is optional in general, never here
+            self.add_module(f"conv{k}", conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv1, conv2, conv3, conv4, conv5 = self.children()
+        features = x.to(conv5.weight.dtype)  # type: ignore[arg-type]
+        for conv in (conv1, conv2, conv3, conv4):
+            features = torch.cat([features, functional.leaky_relu(conv(features), 0.2)], 1)
+        return conv5(features).to(x.dtype)  # type: ignore[no-any-return]
+
+
+class InvBlock(nn.Module):
+    """One affine coupling of the channels 3 | rest (section 3.2, Eq. 2 to 4)::
+
+        downscale                               upscale
+        y1 = x1 + F(x2)                         s  = c tanh(H(y1) / 2)
+        s  = c tanh(H(y1) / 2)                  x2 = (y2 - G(y1)) exp(-s)
+        y2 = x2 exp(s) + G(y1)                  x1 = y1 - F(x2)
+
+    The paper writes s as c (2 sigmoid(H) - 1), which is the same number; tanh loses no digits near zero.
+    """
+
+    def __init__(self, channels: int, growth: int, clamp: float) -> None:
+        super().__init__()
+        self.F = DenseBlock(channels - 3, 3, growth)
+        self.G = DenseBlock(3, channels - 3, growth)
+        self.H = DenseBlock(3, channels - 3, growth)
+        self.clamp = clamp
+
+    def downscale(self, u: Tensor) -> Tensor:
+        x1, x2 = u[:, :3], u[:, 3:]
+        y1 = x1 + self.F(x2)
+        y2 = x2 * torch.exp(self._log_scale(y1)) + self.G(y1)
+        return torch.cat([y1, y2], 1)
+
+    def upscale(self, u: Tensor) -> Tensor:
+        y1, y2 = u[:, :3], u[:, 3:]
+        x2 = (y2 - self.G(y1)) * torch.exp(-self._log_scale(y1))
+        x1 = y1 - self.F(x2)
+        return torch.cat([x1, x2], 1)
+
+    def _log_scale(self, y1: Tensor) -> Tensor:
+        return self.clamp * torch.tanh(self.H(y1) / 2)
+
+
+class IRN(nn.Module):
+    """The whole network: for each factor of two, one Haar transform and then InvBlocks::
+
+        x (3, H, W) -> Haar -> (12, H/2, W/2) -> InvBlocks -> Haar -> (48, H/4, W/4) -> InvBlocks -> y (3) | z (45)
+
+    Attributes:
+        config: the shape of the network.
+        name, revision: what its weights are called (`irn-x4`, `1`); small pictures remember it.
+    """
+
+    def __init__(self, config: IRNConfig, name: str = "unnamed", revision: str = "0") -> None:
+        super().__init__()
+        self.config = config
+        self.name = name
+        self.revision = revision
+        self.operations = nn.ModuleList()
+        channels = 3
+        for count in config.blocks:
+            channels *= 4
+            self.operations.append(Haar())
+            self.operations.extend(InvBlock(channels, config.growth, config.clamp) for _ in range(count))
+
+    def downscale(self, x: Tensor) -> LowHigh:
+        """Make a picture small.
+
+        Args:
+            x: (B, 3, H, W) float, RGB, nominally in [0, 1]; H and W multiples of the scale s.
+
+        Returns:
+            y: (B, 3, H/s, W/s), the small picture, near [0, 1] but neither clamped nor rounded;
+            z: (B, 3 s^2 - 3, H/s, W/s), the latent, near N(0, 1) once trained.
+
+        Raises:
+            ValueError: `x` is of another shape.
+        """
+        scale = self.config.scale
+        if x.dim() != 4 or x.shape[1] != 3 or x.shape[2] % scale or x.shape[3] % scale:
+            raise ValueError(f"expected (B, 3, H, W) with H and W multiples of {scale}, not {tuple(x.shape)}")
+        for operation in self.operations:
+            x = operation.downscale(x)  # type: ignore[operator]
+        return LowHigh(x[:, :3], x[:, 3:])
+
+    def upscale(self, y: Tensor, z: Tensor) -> Tensor:
+        """Make it large again: the exact inverse of `downscale`.
+
+        Args:
+            y: (B, 3, h, w) float, RGB, nominally in [0, 1].
+            z: (B, 3 s^2 - 3, h, w) float; the latent kept from `downscale`, or drawn from N(0, 1).
+
+        Returns:
+            x: (B, 3, s h, s w), RGB, near [0, 1] but not clamped.
+
+        Raises:
+            ValueError: the shapes do not fit each other.
+        """
+        expected = (y.shape[0], self.config.latent_channels, *y.shape[2:])
+        if y.dim() != 4 or y.shape[1] != 3 or tuple(z.shape) != expected:
+            raise ValueError(f"expected y (B, 3, h, w) and z {expected}, not {tuple(y.shape)} and {tuple(z.shape)}")
+        u = torch.cat([y, z], 1)
+        for operation in reversed(self.operations):
+            u = operation.upscale(u)  # type: ignore[operator]
+        return u
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Clamping and rounding whose gradient is taken to be 1 everywhere, outside [0, 1] too, as the authors' is."""
+
+    @staticmethod
+    def forward(ctx: object, y: Tensor) -> Tensor:
+        return torch.round(y.clamp(0, 1) * 255) / 255
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        return grad
+
+
+def quantise(y: Tensor) -> Tensor:
+    """Clamp a picture to [0, 1] and round it to the 256 levels of an 8-bit file; the gradient passes straight through.
+
+    Section 3.3, "Quantization".
+
+    Args:
+        y: float tensor of any shape.
+
+    Returns:
+        The nearest of 0/255, 1/255 ... 255/255, same shape and dtype.
+    """
+    return _StraightThrough.apply(y)  # type: ignore[no-any-return, no-untyped-call]

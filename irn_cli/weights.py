@@ -1,0 +1,287 @@
+"""From a name or a path to a verified network, and back into a file.
+
+A weights file is safetensors: the tensors of `IRN.state_dict()` (float16 as shipped) and a header of text fields, the
+most important being the configuration that rebuilds the network. Its identity is a hash over the tensors' values, not
+over the file, so that a header can be edited without changing what small pictures depend on.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import platformdirs
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from irn_cli.errors import UsageError, WeightsError
+from irn_cli.files import atomic_write
+from irn_cli.model import IRN, IRNConfig
+
+FORMAT = "irn-1"
+DEFAULT_MODELS = {2: "irn-x2", 4: "irn-x4"}  # what is used where only a scale is given
+_OWN_FIELDS = ("format", "config", "revision", "hash")
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """What a weights file's header says, read without loading its tensors."""
+
+    name: str  # the file's stem: irn-x4
+    path: Path
+    config: IRNConfig
+    revision: str  # counts up when shipped weights of this name change
+    hash: str  # see `weights_hash`
+    notes: Mapping[str, str]  # free text: recipe, data, steps, hardware, scores, licence
+
+
+def load_model(source: str | os.PathLike[str]) -> IRN:
+    """Load a network, ready for use: on the CPU, in float32, in eval mode, its tensors verified.
+
+    Args:
+        source: a name (`irn-x4`), the path of a `.safetensors` file of ours, or of an official `.pth` checkpoint.
+
+    Raises:
+        UsageError: nothing is found under that name or path.
+        WeightsError: the file is damaged or holds something else.
+    """
+    path = find_weights(source)
+    if path.suffix == ".pth":
+        state = read_official(path)
+        return _build(path, infer_config(state, path), state, revision="0")
+    info = read_info(path)
+    state = _read_tensors(path)
+    model = _build(path, info.config, state, info.revision)
+    if (found := weights_hash(model.state_dict())) != info.hash:
+        raise WeightsError(f"{path} is damaged: its header promises {info.hash[:12]}, its tensors hash to {found[:12]}")
+    return model
+
+
+def save_model(
+    path: str | os.PathLike[str],
+    model: IRN,
+    *,
+    notes: Mapping[str, str] | None = None,
+    dtype: torch.dtype = torch.float16,
+    overwrite: bool = False,
+) -> None:
+    """Write a network as a weights file, atomically; the stored revision is `model.revision`.
+
+    Args:
+        path: the `.safetensors` file to make.
+        model: the network; its parameters are rounded to `dtype`, once, and stay as they are in memory.
+        notes: text fields for the header (recipe, data, scores ...).
+        dtype: how the tensors are stored; float16 costs about 0.0001 dB and halves the file.
+        overwrite: replace an existing file.
+
+    Raises:
+        OutputError: the file exists already or cannot be written.
+        ValueError: a note bears the name of one of the format's own fields.
+    """
+    if clash := set(_OWN_FIELDS) & set(notes or {}):
+        raise ValueError(f"these header fields are the format's own: {sorted(clash)}")
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    header = {
+        "format": FORMAT,
+        "config": json.dumps(asdict(model.config)),
+        "revision": model.revision,
+        "hash": weights_hash(tensors),
+        **(notes or {}),
+    }
+    with atomic_write(path, overwrite=overwrite) as stream:
+        stream.write(save(tensors, metadata=header))
+
+
+def read_info(path: str | os.PathLike[str]) -> WeightsInfo:
+    """Read the header of a weights file of ours.
+
+    Raises:
+        WeightsError: the file is missing, is not safetensors, or was not written by `save_model`.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        header = file.metadata() or {}
+    if (found := header.get("format")) != FORMAT:
+        raise WeightsError(f"{path} is not a weights file of irn: expected format {FORMAT!r}, found {found!r}")
+    try:
+        config = json.loads(header["config"])
+        config["blocks"] = tuple(config["blocks"])
+        return WeightsInfo(
+            name=path.stem,
+            path=path,
+            config=IRNConfig(**config),
+            revision=header["revision"],
+            hash=header["hash"],
+            notes={key: value for key, value in header.items() if key not in _OWN_FIELDS},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path} has a damaged header: {error}") from error
+
+
+def weights_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hexadecimal) over the tensors, sorted by name: each one's name, shape, and float32 values.
+
+    float16 tensors hash like their float32 copies, so a loaded network has the hash of the file it came from.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name}{list(tensor.shape)}".encode())
+        digest.update(tensor.numpy().astype("<f4", copy=False).data)
+    return digest.hexdigest()
+
+
+def find_weights(source: str | os.PathLike[str]) -> Path:
+    """Find the file that a name or path means: path, then $IRN_WEIGHTS, the shipped weights, the user's own.
+
+    Raises:
+        UsageError: there is no such file or name; the message lists the names that there are.
+    """
+    path = Path(source)
+    if path.suffix in (".safetensors", ".pth") or len(path.parts) > 1:
+        if path.is_file():
+            return path
+        raise UsageError(f"no weights file {path}")
+    for directory in weights_directories():
+        if (candidate := directory / f"{source}.safetensors").is_file():
+            return candidate
+    names = ", ".join(sorted({info.name for info in list_weights()})) or "none"
+    raise UsageError(f"no model named {str(source)!r}; there are: {names}")
+
+
+def find_by_hash(wanted: str) -> Path | None:
+    """Find the weights whose hash is `wanted` among those that `list_weights` finds."""
+    return next((info.path for info in list_weights() if info.hash == wanted), None)
+
+
+def list_weights() -> list[WeightsInfo]:
+    """Tell what every weights file in the look-up directories says of itself, in the order of look-up.
+
+    Files that are not ours or are damaged are left out: one bad file must not hide the good ones.
+    """
+    found = []
+    for directory in weights_directories():
+        for path in sorted(directory.glob("*.safetensors")):
+            try:
+                found.append(read_info(path))
+            except WeightsError:
+                continue
+    return found
+
+
+def weights_directories() -> list[Path]:
+    """Where names are looked up, first match first: $IRN_WEIGHTS (may list several), shipped, the user's own."""
+    package = Path(__file__).parent
+    shipped = package / "weights"  # in the wheel
+    if not shipped.is_dir():
+        shipped = package.parent / "weights"  # in a checkout
+    named = [Path(entry) for entry in os.environ.get("IRN_WEIGHTS", "").split(os.pathsep) if entry]
+    return [*named, shipped, user_directory()]
+
+
+def user_directory() -> Path:
+    """Where `irn weights import` puts what a user brings; not made until then."""
+    return Path(platformdirs.user_data_dir("irn", appauthor=False)) / "weights"
+
+
+def import_official(source: Path, target: Path, *, overwrite: bool = False) -> None:
+    """Convert an official checkpoint into a weights file, its numbers unchanged.
+
+    Raises:
+        WeightsError: `source` is not an IRN checkpoint.
+        OutputError: `target` cannot be written.
+    """
+    state = read_official(source)
+    model = _build(source, infer_config(state, source), state, revision="0")
+    dtype = torch.float16 if all(tensor.dtype == torch.float16 for tensor in state.values()) else torch.float32
+    save_model(target, model, notes={"imported": source.name}, dtype=dtype, overwrite=overwrite)
+
+
+def read_official(path: Path) -> dict[str, Tensor]:
+    """Read a checkpoint of the authors' code, without ever running what a pickle might carry.
+
+    Args:
+        path: a `.pth` file whose keys read `operations.N.F.conv1.weight`; a `module.` prefix is taken off.
+
+    Returns:
+        The tensors, less the constant Haar filters.
+
+    Raises:
+        WeightsError: the file is missing, is no checkpoint, or holds more than tensors.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise WeightsError(f"no weights file {path}") from None
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise WeightsError(f"{path} is not a PyTorch checkpoint of plain tensors, and is not loaded") from error
+    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise WeightsError(f"{path} is not an IRN checkpoint: expected a mapping of names to tensors")
+    state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+    return {name: tensor for name, tensor in state.items() if not name.endswith("haar_weights")}
+
+
+def infer_config(state: Mapping[str, Tensor], path: Path) -> IRNConfig:
+    """Recover a network's configuration from its tensors' names and shapes.
+
+    `operations.N` counts Haar transforms and blocks alike; the gaps in N are the Haar transforms.
+
+    Raises:
+        WeightsError: the tensors are not those of an IRN with RGB pictures.
+    """
+    try:
+        present = {int(name.split(".")[1]) for name in state}
+        blocks: list[int] = []
+        for n in range(max(present) + 1):
+            if n in present:
+                blocks[-1] += 1
+            else:
+                blocks.append(0)
+        growth = state["operations.1.G.conv1.weight"].shape[0]
+        return IRNConfig(blocks=tuple(blocks), growth=growth)
+    except (KeyError, IndexError, ValueError) as error:
+        raise WeightsError(f"{path} is not an IRN checkpoint: expected tensors operations.N.F.conv1 ...") from error
+
+
+def _build(path: Path, config: IRNConfig, state: Mapping[str, Tensor], revision: str) -> IRN:
+    """Make the network and fill it; every tensor must be there, fit, and be finite."""
+    with torch.device("meta"):
+        model = IRN(config)  # shapes only: drawing initial values would cost time and touch the global random state
+    expected = model.state_dict()
+    for name in [*expected, *state]:
+        want = tuple(expected[name].shape) if name in expected else None
+        have = tuple(state[name].shape) if name in state else None
+        if want != have:
+            raise WeightsError(f"{path}: tensor {name}: expected {want or 'nothing'}, found {have or 'nothing'}")
+        if not torch.isfinite(state[name]).all():
+            raise WeightsError(f"{path}: tensor {name} holds NaN or infinity")
+    model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
+    model.name, model.revision = path.stem, revision
+    return model.eval()
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[safe_open]:
+    """Open a safetensors file; whatever is wrong with it becomes one clear line."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except FileNotFoundError:
+        raise WeightsError(f"no weights file {path}") from None
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a whole safetensors file: {error}") from error
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
