@@ -12,7 +12,7 @@ class IrnError(Exception):
 
 
 class UsageError(IrnError):
-    """What was asked for cannot be meant: an unknown model, a scale that it has not, options that exclude each other."""
+    """What was asked for cannot be: an unknown model, a scale that it has not, options that exclude each other."""
 
     exit_status = 2
 
