@@ -1,0 +1,128 @@
+"""How near one picture is to another: luma, PSNR, SSIM and the worst patch, in float64, as the papers measure them.
+
+Pictures are arrays of levels, 0 to 255: (H, W, 3) RGB or (H, W) of one channel, uint8 or float. Nothing here rounds.
+
+Sources: ITU-R BT.601 for luma, in the form of MATLAB's `rgb2ycbcr`; Wang et al., "Image quality assessment: from error
+visibility to structural similarity" (2004) for SSIM, in the form of their `ssim_index.m`.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from irn_cli.errors import InputError
+
+Levels = NDArray[np.uint8] | NDArray[np.float64]
+Plane = NDArray[np.float64]
+
+WINDOW = 11  # side of SSIM's Gaussian window, and so of the smallest picture that it can measure
+_SIGMA = 1.5  # the window's standard deviation, pixels
+_BAND = 32  # SSIM works on this many rows at once, so that its dozen temporary arrays stay in the cache
+
+
+def luma(pixels: Levels) -> Plane:
+    """Weigh R, G, B into Y of BT.601, studio range: black is 16, white 235.
+
+    Args:
+        pixels: (H, W, 3) RGB levels, 0 to 255.
+
+    Returns:
+        (H, W), 16 to 235, not rounded.
+    """
+    y: Plane = 16 + np.asarray(pixels, dtype=np.float64) @ np.array([65.481, 128.553, 24.966]) / 255
+    return y
+
+
+def crop_border(pixels: Levels, width: int) -> Levels:
+    """Take `width` rows and columns off each side.
+
+    Raises:
+        InputError: nothing would be left.
+    """
+    H, W = pixels.shape[:2]
+    if min(H, W) <= 2 * width:
+        raise InputError(f"cannot crop {width} pixels off each side of a picture of {W} x {H}")
+    return pixels[width : H - width, width : W - width]
+
+
+def psnr(a: Levels, b: Levels) -> float:
+    """Peak signal-to-noise ratio of two pictures of equal shape, in dB; infinite where they are equal.
+
+    The peak is 255 for luma as well, though its range is narrower: so the papers do.
+    """
+    difference = np.asarray(a, dtype=np.float64) - b
+    error = float(np.mean(difference * difference))
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+def ssim(a: Levels, b: Levels) -> float:
+    """Mean structural similarity of two planes, over every place where the 11x11 window fits.
+
+    Args:
+        a: (H, W), levels.
+        b: the other, alike.
+
+    Returns:
+        At most 1, which it is for equal planes.
+
+    Raises:
+        InputError: a side is shorter than the window.
+    """
+    H, W = a.shape
+    if min(H, W) < WINDOW:
+        raise InputError(f"a picture of {W} x {H} is too small for SSIM: expected at least {WINDOW} pixels a side")
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    rows, columns = H - WINDOW + 1, W - WINDOW + 1
+    total = 0.0
+    for top in range(0, rows, _BAND):
+        band = slice(top, min(top + _BAND, rows) + WINDOW - 1)
+        total += float(_similarity(a[band], b[band]).sum())
+    return float(total / (rows * columns))
+
+
+def worst_patch(a: Levels, b: Levels, size: int = 8) -> float:
+    """Largest mean deviation of any patch in any channel: what a coloured blotch gives, and a mean over all hides.
+
+    Args:
+        a: (H, W, 3), levels.
+        b: the other, alike.
+        size: side of the patches, which start at every pixel; smaller where the picture is.
+
+    Returns:
+        The largest |mean(a - b)| over a patch and channel, in levels, 0 to 255.
+    """
+    difference = np.asarray(a, dtype=np.float64) - b
+    H, W, _ = difference.shape
+    height, width = min(size, H), min(size, W)
+    sums = np.zeros((H + 1, W + 1, 3))
+    np.cumsum(difference, axis=0, out=sums[1:, 1:])
+    np.cumsum(sums, axis=1, out=sums)
+    patches = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    return float(np.abs(patches).max() / (height * width))
+
+
+def _similarity(a: Plane, b: Plane) -> Plane:
+    """SSIM's map (Eq. 13 of the paper) of one band: (H, W) -> (H - 10, W - 10)."""
+    mean_a, mean_b = _smooth(a), _smooth(b)
+    means = mean_a * mean_b
+    squares = mean_a * mean_a + mean_b * mean_b
+    covariance = _smooth(a * b) - means
+    variances = _smooth(a * a + b * b) - squares
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    similarity: Plane = (2 * means + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
+    return similarity
+
+
+def _smooth(a: Plane) -> Plane:
+    """Gaussian mean of each 11x11 window that fits, rows first, then columns: (H, W) -> (H - 10, W - 10)."""
+    centre = WINDOW // 2
+    weights = np.exp(-((np.arange(WINDOW) - centre) ** 2) / (2 * _SIGMA**2))
+    weights /= weights.sum()
+    for _ in range(2):
+        size = len(a) - WINDOW + 1
+        smooth = weights[centre] * a[centre : centre + size]
+        for k in range(centre):  # the window is symmetric: both samples at a distance share a weight
+            smooth += weights[k] * (a[k : k + size] + a[WINDOW - 1 - k : WINDOW - 1 - k + size])
+        a = smooth.T
+    return a

@@ -1,0 +1,99 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from shared import SHARED, needs_shared
+
+from irn_cli.errors import InputError
+from irn_cli.metrics import crop_border, luma, psnr, ssim, worst_patch
+
+
+@needs_shared
+def test_golden_pairs() -> None:
+    pairs = load_file(SHARED / "golden" / "metrics.safetensors")
+    expected = json.loads((SHARED / "golden" / "metrics.json").read_text())
+    assert len(expected) == 9
+    for row in expected:
+        a, b = (crop_border(pairs[f"{row['pair']}.{side}"], row["border"]) for side in "ab")
+        got = {"psnr_rgb": psnr(a, b), "psnr_y": psnr(luma(a), luma(b)), "ssim_y": ssim(luma(a), luma(b))}
+        for name, value in got.items():
+            assert value == pytest.approx(row[name], abs=1e-6, rel=0), (row["pair"], row["border"], name)
+
+
+def test_luma_spans_the_studio_range() -> None:
+    pixels = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 0, 255]]], dtype=np.uint8)
+    assert luma(pixels) == pytest.approx(np.array([[16, 235, 81.481, 40.966]]), abs=1e-9)
+
+
+def test_psnr_of_known_differences() -> None:
+    a = np.full((4, 5, 3), 100, dtype=np.uint8)
+    assert psnr(a, a) == math.inf
+    assert psnr(a, a + np.uint8(1)) == pytest.approx(20 * math.log10(255))
+    assert psnr(a + np.uint8(1), a) == psnr(a, a + np.uint8(1))  # uint8 must not wrap around
+
+
+def ssim_as_written(a: np.ndarray, b: np.ndarray) -> float:
+    """The definition, one window after the other."""
+    line = np.exp(-((np.arange(11) - 5) ** 2) / 4.5)
+    window = np.outer(line, line) / line.sum() ** 2
+    values = []
+    for i in range(a.shape[0] - 10):
+        for j in range(a.shape[1] - 10):
+            p, q = a[i : i + 11, j : j + 11], b[i : i + 11, j : j + 11]
+            mp, mq = (window * p).sum(), (window * q).sum()
+            vp, vq = (window * (p - mp) ** 2).sum(), (window * (q - mq) ** 2).sum()
+            cov = (window * (p - mp) * (q - mq)).sum()
+            c1, c2 = 6.5025, 58.5225
+            values.append((2 * mp * mq + c1) * (2 * cov + c2) / ((mp**2 + mq**2 + c1) * (vp + vq + c2)))
+    return float(np.mean(values))
+
+
+@pytest.mark.parametrize("size", [(11, 11), (11, 40), (43, 12), (75, 13)])  # one window, one band, two, three
+def test_ssim_is_its_definition(size: tuple[int, int]) -> None:
+    random = np.random.default_rng(3)
+    a = random.uniform(0, 255, size)
+    b = np.clip(a + random.normal(0, 25, size), 0, 255)
+    assert ssim(a, b) == pytest.approx(ssim_as_written(a, b), abs=1e-12)
+    assert ssim(a, a) == pytest.approx(1, abs=1e-12)
+
+
+def test_ssim_of_integers_does_not_wrap_around() -> None:
+    a = np.arange(400, dtype=np.uint8).reshape(20, 20)
+    assert ssim(a, a[::-1]) == ssim(a.astype(float), a[::-1].astype(float))
+
+
+def test_too_small_pictures_are_refused() -> None:
+    with pytest.raises(InputError, match="40 x 10 is too small for SSIM"):
+        ssim(np.zeros((10, 40)), np.zeros((10, 40)))
+    with pytest.raises(InputError, match="cannot crop 4 pixels off each side of a picture of 20 x 8"):
+        crop_border(np.zeros((8, 20, 3)), 4)
+
+
+def test_crop_takes_each_side() -> None:
+    pixels = np.arange(5 * 6 * 3).reshape(5, 6, 3).astype(float)
+    assert np.array_equal(crop_border(pixels, 2), pixels[2:3, 2:4])
+    assert np.array_equal(crop_border(pixels, 0), pixels)
+
+
+def test_worst_patch_finds_a_blotch_that_the_mean_hides() -> None:
+    a = np.full((64, 48, 3), 128, dtype=np.uint8)
+    b = a.copy()
+    b[37:45, 21:29, 2] -= 40  # eight by eight, off any grid, one channel
+    assert worst_patch(a, b) == worst_patch(b, a) == pytest.approx(40)
+    assert psnr(a, b) > 35
+    assert worst_patch(a, b, 16) == pytest.approx(10)
+
+
+def test_worst_patch_ignores_what_averages_out() -> None:
+    chequered = np.where(np.indices((32, 32)).sum(0) % 2, 200, 60).astype(np.uint8)
+    a = np.repeat(chequered[..., None], 3, 2)
+    assert worst_patch(a, np.full_like(a, 130)) == pytest.approx(0, abs=1e-9)
+
+
+def test_worst_patch_of_pictures_smaller_than_it() -> None:
+    a = np.zeros((3, 20, 3), dtype=np.uint8)
+    b = a.copy()
+    b[:, :8, 0] = 6
+    assert worst_patch(a, b) == pytest.approx(6)
