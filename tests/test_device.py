@@ -1,0 +1,55 @@
+"""Devices, precision and memory sizes by name."""
+
+import pytest
+import torch
+
+from irn_cli.device import ieee_float32, parse_memory, resolve_device, resolve_precision
+from irn_cli.errors import DeviceError, UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("2GB", 2 * 10**9),
+        ("500 MB", 5 * 10**8),
+        ("1.5GiB", 3 * 2**29),
+        ("64k", 64_000),
+        ("123", 123),
+        (" 1tb ", 10**12),
+    ],
+)
+def test_memory_sizes(text: str, size: int) -> None:
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "2 XB", "1.2.3MB", "0x10", "i", "5iB"])
+def test_what_is_no_memory_size(text: str) -> None:
+    with pytest.raises(UsageError, match="memory size"):
+        parse_memory(text)
+
+
+def test_devices() -> None:
+    assert resolve_device("cpu").type == "cpu"
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(UsageError, match="unknown device"):
+        resolve_device("gpu")
+    with pytest.raises(DeviceError, match="cuda:99"):
+        resolve_device("cuda:99")
+
+
+def test_precisions() -> None:
+    cpu = torch.device("cpu")
+    assert resolve_precision("fp32", cpu) == "fp32"
+    assert resolve_precision("bf16", cpu) == "bf16"
+    assert resolve_precision("auto", cpu) in ("fp32", "bf16")
+    with pytest.raises(UsageError, match="fp16"):
+        resolve_precision("fp16", cpu)
+
+
+def test_tf32_is_off_inside_the_scope_and_as_before_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with pytest.raises(ZeroDivisionError), ieee_float32():
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+        raise ZeroDivisionError
+    assert torch.backends.cudnn.allow_tf32

@@ -1,0 +1,58 @@
+"""Atomic writing: whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from irn_cli.errors import OutputError
+from irn_cli.files import atomic_write
+
+
+def test_a_file_appears_whole_with_public_permissions(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "a b\n.txt"
+    with atomic_write(target) as stream:
+        stream.write(b"1")
+        assert not target.exists()
+    assert target.read_bytes() == b"1"
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
+    assert target.stat().st_mode == ordinary.stat().st_mode
+    assert [entry.name for entry in target.parent.iterdir()] == [target.name]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_write(target, overwrite=True) as stream:
+        stream.write(b"half")
+        raise ZeroDivisionError
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_existing_file_is_replaced_only_when_asked(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(OutputError, match="exists already"), atomic_write(target):
+        pass
+    assert target.read_text() == "old"
+    with atomic_write(target, overwrite=True) as stream:
+        stream.write(b"new")
+    assert target.read_text() == "new"
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    with pytest.raises(OutputError, match="exists already"), atomic_write(target) as stream:
+        stream.write(b"mine")
+        target.write_text("theirs")
+    assert target.read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write"), atomic_write(tmp_path / "file" / "a.txt"):
+        pass
+    with pytest.raises(OutputError, match="is a directory"), atomic_write(tmp_path, overwrite=True):
+        pass

@@ -1,0 +1,125 @@
+"""Guards of the house: who may import whom, what importing may do, and that nothing goes undocumented."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import pytest
+
+import irn_cli
+from irn_cli.cli import irn
+
+PACKAGE = Path(irn_cli.__file__).parent
+ROOT = PACKAGE.parent
+
+# A module imports only from lower floors; `train` stands for the whole sub-package, which has an order of its own.
+FLOORS = (
+    {"errors"},
+    {"files"},
+    {"model", "device", "resize", "metrics", "record"},
+    {"engine", "image", "weights"},
+    {"rescale"},
+    {"evaluate", "batch"},
+    {"train"},
+    {"report", "progress", "monitor"},
+    {"cli"},
+    {"__main__"},
+)
+TRAIN_ORDER = ("recipe", "data", "losses", "discriminator", "checkpoint", "step", "trainer")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Dotted names under `irn_cli` that a file imports, anywhere in it, as seen from the package."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            if node.module and node.module.startswith("irn_cli."):
+                yield node.module.removeprefix("irn_cli.")
+            elif node.module == "irn_cli":
+                yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (
+                alias.name.removeprefix("irn_cli.") for alias in node.names if alias.name.startswith("irn_cli.")
+            )
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_modules_import_only_from_lower_floors(path: Path) -> None:
+    floors = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+    room = path.relative_to(PACKAGE).with_suffix("").parts
+    for name in imported(path):
+        other = name.split(".")
+        if other[0] not in floors:
+            assert (other[0], path.stem) in {("__version__", "cli")}, f"{path.name} imports {name}, which has no floor"
+        elif room[0] == other[0] == "train":
+            assert TRAIN_ORDER.index(other[1]) < TRAIN_ORDER.index(room[1]), f"{path.name} imports {name}"
+        else:
+            assert floors[other[0]] < floors[room[0]], f"{path.name} imports {name}"
+
+
+def fresh_python(code: str) -> str:
+    """Run code in a new interpreter and give what it prints."""
+    command = [sys.executable, "-W", "error", "-c", code]
+    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+
+
+def test_help_and_import_load_no_torch() -> None:
+    code = """
+import sys, irn_cli, irn_cli.cli
+try:
+    irn_cli.cli.irn(["--help"])
+except SystemExit:
+    pass
+print(*[name for name in ("torch", "numpy", "PIL", "rich.console") if name in sys.modules], file=sys.stderr)
+assert "torch" not in sys.modules and "numpy" not in sys.modules
+"""
+    assert "Commands:" in fresh_python(code)
+
+
+def test_importing_everything_changes_no_setting() -> None:
+    names = [
+        "irn_cli." + ".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in modules() if p.stem != "__main__"
+    ]
+    code = f"""
+import importlib, os, torch
+threads, state, files = torch.get_num_threads(), torch.random.get_rng_state(), os.listdir()
+tf32 = torch.backends.cudnn.allow_tf32
+for name in {names}:
+    importlib.import_module(name)
+assert threads == torch.get_num_threads() and tf32 == torch.backends.cudnn.allow_tf32
+assert torch.equal(state, torch.random.get_rng_state()) and files == os.listdir()
+"""
+    assert fresh_python(code) == ""
+
+
+def test_public_names_resolve_and_the_version_stands_once() -> None:
+    for name in irn_cli.__all__:
+        assert getattr(irn_cli, name).__name__ == name
+    assert irn_cli.__version__ == version("irn-cli")
+    with pytest.raises(AttributeError, match="nonsense"):
+        irn_cli.nonsense  # noqa: B018
+
+
+def commands(group: click.Group, prefix: str) -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        yield f"{prefix} {name}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix} {name}")
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands(irn, "irn")))
+def test_every_command_is_documented(name: str, command: click.Command) -> None:
+    assert command.help, name
+    assert "Example:" in command.help, f"{name}: the help has no example"
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{name} {parameter.opts}: no help"
+    assert f"`{name}" in (ROOT / "README.md").read_text(encoding="utf-8"), f"{name} is missing in the README"

@@ -1,0 +1,40 @@
+"""The bicubic against MATLAB's, and its own properties."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from irn_cli.model import quantise
+from irn_cli.resize import bicubic
+from tests.shared import SHARED, needs_shared
+
+
+@needs_shared
+@pytest.mark.parametrize("name", ["astronaut", "coffee"])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_bicubic_is_matlabs(name: str, scale: int) -> None:
+    golden = load_file(SHARED / "golden" / "bicubic.safetensors")
+    x = golden[f"{name}.hr_uint8"].float()[0] / 255
+    height, width = x.shape[1] // scale, x.shape[2] // scale
+    down = bicubic(x[:, : height * scale, : width * scale], (height, width))
+    assert_close(down, golden[f"{name}.down{scale}"], atol=1e-5, rtol=0)
+    up = bicubic(quantise(down), (height * scale, width * scale))
+    assert_close(up, golden[f"{name}.up{scale}"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 3), (40, 17), (7, 11)])
+def test_a_flat_picture_stays_flat_at_any_size(size: tuple[int, int]) -> None:
+    x = torch.full((2, 3, 7, 11), 0.25, dtype=torch.float64)
+    assert_close(bicubic(x, size), torch.full((2, 3, *size), 0.25, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+def test_rows_and_columns_are_treated_alike(rng: torch.Generator) -> None:
+    x = torch.rand(3, 12, 20, generator=rng, dtype=torch.float64)
+    assert_close(bicubic(x.mT, (5, 3)), bicubic(x, (3, 5)).mT, atol=1e-12, rtol=0)
+
+
+def test_enlarging_keeps_a_ramp_straight_inside() -> None:
+    ramp = torch.arange(12, dtype=torch.float64).expand(1, 4, 12)
+    large = bicubic(ramp, (4, 24))[0, 0]
+    assert_close(large[6:-6].diff(), torch.full((11,), 0.5, dtype=torch.float64), atol=1e-12, rtol=0)
