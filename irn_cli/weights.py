@@ -178,7 +178,7 @@ def list_weights() -> list[WeightsInfo]:
 def weights_directories() -> list[Path]:
     """Where names are looked up, first match first: $IRN_WEIGHTS (may list several), shipped, the user's own."""
     package = Path(__file__).parent
-    shipped = package / "weights"  # in the wheel
+    shipped = package / "shipped"  # in the wheel, where a directory `weights` would stand beside this module
     if not shipped.is_dir():
         shipped = package.parent / "weights"  # in a checkout
     named = [Path(entry) for entry in os.environ.get("IRN_WEIGHTS", "").split(os.pathsep) if entry]
