@@ -79,6 +79,78 @@ def device_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+@irn.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write.  [default: SOURCE_down4.png]")
+@click.option("-s", "--scale", type=click.Choice(["2", "4", "8"]), default="4", help="How many times smaller.")
+@click.option("-m", "--model", help="Weights: a name or a path.  [default: the shipped ones of the scale]")
+@click.option("--force", is_flag=True, help="Replace existing files.")
+@device_options
+def downscale(
+    source: Path, output: Path | None, scale: str, model: str | None, force: bool,
+    device: str, precision: str, memory: str | None,
+) -> None:  # fmt: skip
+    r"""Make pictures small, so that `irn upscale` can make them large again.
+
+    \b
+    Example:
+      irn downscale photo.jpg        # writes photo_down4.png
+    """
+    from irn_cli.device import tune_allocator
+    from irn_cli.image import read, write
+    from irn_cli.rescale import Rescaler
+    from irn_cli.weights import DEFAULT_MODELS, load_model
+
+    tune_allocator()
+    scaler = Rescaler(load_model(model or DEFAULT_MODELS[int(scale)]), device, precision, memory)
+    target = output or source.with_name(f"{source.stem}_down{scaler.scale}.png")
+    write(target, scaler.downscale(read(source)), overwrite=force)
+    click.echo(str(target))
+
+
+@irn.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write.  [default: SOURCE_up4.png]")
+@click.option("-m", "--model", help="Weights: a name or a path.  [default: those that made the small picture]")
+@click.option("--samples", type=click.IntRange(1), default=1, help="How many restorations to draw.")
+@click.option("--seed", type=int, default=0, help="Which latents to draw.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0),
+    default=1.0,
+    help="Standard deviation of the latent; anything but 1 lies outside what the networks were trained for.",
+)
+@click.option("--force", is_flag=True, help="Replace existing files.")
+@device_options
+def upscale(
+    source: Path, output: Path | None, model: str | None, samples: int, seed: int, temperature: float, force: bool,
+    device: str, precision: str, memory: str | None,
+) -> None:  # fmt: skip
+    r"""Make small pictures large again, as they were before `irn downscale`.
+
+    \b
+    Example:
+      irn upscale photo_down4.png    # writes photo_up4.png
+    """
+    from irn_cli.device import tune_allocator
+    from irn_cli.image import read, write
+    from irn_cli.record import Record
+    from irn_cli.rescale import Rescaler
+    from irn_cli.weights import find_by_hash, load_model
+
+    tune_allocator()
+    picture = read(source)
+    record = picture.record if isinstance(picture.record, Record) else None
+    weights = model or (record and (find_by_hash(record.weights) or record.model)) or "irn-x4"
+    scaler = Rescaler(load_model(weights), device, precision, memory)
+    stem = source.stem.removesuffix(f"_down{scaler.scale}")
+    for sample in range(samples):
+        number = f"_{sample + 1}" if samples > 1 else ""
+        target = output or source.with_name(f"{stem}_up{scaler.scale}{number}.png")
+        write(target, scaler.upscale(picture, seed=seed, temperature=temperature, sample=sample), overwrite=force)
+        click.echo(str(target))
+
+
 @irn.group()
 def weights() -> None:
     r"""List, show and import pretrained weights.

@@ -1,0 +1,438 @@
+"""A picture and everything that travels with it, read from and written to files: the only user of Pillow's I/O.
+
+Whatever comes in becomes 8-bit RGB (and alpha), upright, with its metadata; each loss on the way is told in
+`Picture.warnings`. Rows are converted a band at a time: a 48-megapixel picture never exists twice as a whole.
+"""
+
+import base64
+import html
+import io
+import math
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin
+
+from irn_cli.errors import InputError, OutputError, RecordError, UsageError
+from irn_cli.files import atomic_write
+from irn_cli.record import Record, Restored, from_text, to_text
+
+# What `read` may be able to read.
+SUFFIXES = frozenset(
+    [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".avif", ".gif"]
+)
+MAX_PIXELS = 500_000_000
+_READERS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "AVIF", "GIF")
+_LOSSLESS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {}),
+    ".webp": ("WEBP", {"lossless": True, "exact": True}),  # not exact: colours under transparent pixels would change
+    ".tif": ("TIFF", {"compression": "tiff_adobe_deflate"}),
+    ".tiff": ("TIFF", {"compression": "tiff_adobe_deflate"}),
+}
+_LOSSY: dict[str, tuple[str, dict[str, Any]]] = {
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": "4:4:4"}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": "4:4:4"}),
+}
+_BAND = 256  # rows converted at a time
+_TEXT_KEY = "irn"  # the PNG text chunk that holds a record
+_ALPHA_CHUNK = b"irNa"  # ancillary, private, safe to copy: the original's whole alpha, deflated
+_XMP_KEY = "XML:com.adobe.xmp"
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture in memory, upright, with what travels with it."""
+
+    pixels: NDArray[np.uint8]  # (H, W, 3) RGB; a grey picture has three equal channels
+    alpha: NDArray[np.uint8] | None = None  # (H, W), straight (not premultiplied); 255 is opaque
+    mode: str = "RGB"  # the colours of its file: "RGB" or "L" (grey)
+    icc: bytes | None = None  # colour profile, of the kind that `mode` needs
+    exif: bytes | None = None  # without orientation and thumbnail
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None  # horizontal, vertical
+    record: Record | Restored | None = None  # where it came from, if we made it
+    full_alpha: NDArray[np.uint8] | None = None  # on a small picture: the original's alpha, full size
+    warnings: tuple[str, ...] = ()  # what was lost or doubtful on the way here; one line each
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        height, width = self.pixels.shape[:2]
+        return height, width
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a picture's file says before its pixels are decoded."""
+
+    size: tuple[int, int]  # (H, W) as stored
+    record: Record | Restored | None  # none also where it cannot be read
+
+
+def read(source: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read a picture: PNG, JPEG, WebP, TIFF, BMP, AVIF or GIF, of one frame.
+
+    EXIF orientation is applied. Palettes are expanded, 16-bit samples reduced to 8 bits and CMYK converted to sRGB; the
+    last two leave a line in the picture's `warnings`.
+
+    Args:
+        source: a path, or a binary stream with the whole file in it.
+        max_pixels: refuse larger pictures before anything is decoded.
+
+    Raises:
+        InputError: no such file, not a picture, truncated, animated, too large, or of samples that we cannot convert.
+    """
+    with _opened(source) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise InputError(
+                f"{_name(source)} is too large: {width}x{height} is {width * height / 1e6:,.0f} megapixels, "
+                f"the limit is {max_pixels / 1e6:,.0f} (--max-pixels)"
+            )
+        # A camera's MPO holds previews beside its picture; frames of the other formats are pages or an animation.
+        if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
+            raise InputError(f"{_name(source)} has {frames} frames or pages; expected a picture of one")
+        reduced = image.mode in _TARGETS and _has_16_bits(image)  # where Pillow keeps the upper 8 without a word
+        image.load()
+        return _picture(image, ["16-bit samples were reduced to 8 bits"] if reduced else [])
+
+
+def peek(source: str | os.PathLike[str] | BinaryIO) -> Header:
+    """Read what a picture's file says before its pixels: cheap even for a huge one.
+
+    Raises:
+        InputError: no such file, or not a picture.
+    """
+    with _opened(source) as image:
+        try:
+            record = _stored_record(image)[0]
+        except RecordError:
+            record = None
+        return Header((image.height, image.width), record)
+
+
+def write(path: str | os.PathLike[str] | BinaryIO, picture: Picture, *, overwrite: bool = False) -> None:
+    """Write a picture, atomically, with its metadata and record.
+
+    Args:
+        path: the file to make; its suffix says the format: PNG, lossless WebP, TIFF, and for pictures without a small
+            picture's record also JPEG. A binary stream gets a PNG.
+        picture: what to write.
+        overwrite: replace an existing file.
+
+    Raises:
+        UsageError: a suffix that we do not write, or a lossy one for a small picture.
+        OutputError: the file exists already or cannot be written, or the format cannot hold the picture.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        _encode(path, picture, *_LOSSLESS[".png"])
+        return
+    kind, options = output_format(Path(path), small=isinstance(picture.record, Record))
+    if kind == "WEBP" and max(picture.size) > 16383:
+        raise OutputError(f"cannot write {path}: WebP holds at most 16383 pixels a side; write a PNG or TIFF instead")
+    if kind == "JPEG" and picture.alpha is not None:
+        raise OutputError(f"cannot write {path}: JPEG has no transparency; write a PNG, WebP or TIFF instead")
+    with atomic_write(path, overwrite=overwrite) as stream:
+        _encode(stream, picture, kind, options)
+
+
+def output_format(path: Path, *, small: bool) -> tuple[str, dict[str, Any]]:
+    """Tell the format that a path's suffix means, and the options to save it with.
+
+    Raises:
+        UsageError: a suffix that we do not write, or a lossy one for a small picture.
+    """
+    suffix = path.suffix.lower()
+    if suffix in _LOSSLESS:
+        return _LOSSLESS[suffix]
+    if suffix in _LOSSY and not small:
+        return _LOSSY[suffix]
+    names = ".png, .webp or .tif"
+    if suffix in SUFFIXES and small:
+        raise UsageError(f"{path}: what is hidden in a small picture would be lost in {suffix}; expected {names}")
+    raise UsageError(f"{path}: cannot write {suffix or 'a name without a suffix'}; expected {names}")
+
+
+# Reading ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(source: str | os.PathLike[str] | BinaryIO) -> Iterator[ImageFile.ImageFile]:
+    """Open a picture's file; whatever a decoder stumbles over becomes one clear line."""
+    name = _name(source)
+    try:
+        stream = open(source, "rb") if isinstance(source, (str, os.PathLike)) else source  # noqa: PTH123, SIM115
+    except FileNotFoundError:
+        raise InputError(f"no such file: {name}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror or error}") from error
+    try:
+        with _identified(stream, name) as image:
+            yield image
+    except (InputError, RecordError):
+        raise
+    except MemoryError:
+        raise InputError(f"cannot read {name}: not enough memory") from None
+    except Exception as error:  # decoders of foreign bytes raise nearly anything: struct.error, SyntaxError ...
+        raise InputError(f"cannot read {name}: {str(error) or type(error).__name__}") from error
+    finally:
+        if stream is not source:
+            stream.close()
+
+
+def _identified(stream: BinaryIO, name: str) -> ImageFile.ImageFile:
+    """Open an image without Pillow's own pixel limit, which is global state; ours is an argument."""
+    Image.init()
+    prefix = stream.read(16)
+    if not prefix:
+        raise InputError(f"{name} is empty")
+    for kind in _READERS:
+        factory, accept = Image.OPEN.get(kind, (None, None))
+        if factory and accept and accept(prefix) is True:
+            stream.seek(0)
+            return factory(stream, name)
+    raise InputError(f"{name} is not a picture that we read (PNG, JPEG, WebP, TIFF, BMP, AVIF or GIF)")
+
+
+def _name(source: str | os.PathLike[str] | BinaryIO) -> str:
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else "standard input"
+
+
+def _has_16_bits(image: ImageFile.ImageFile) -> bool:
+    """Whether the decoder that is about to run reads 16-bit samples, by the name of its raw mode (`RGB;16B`)."""
+    raw_modes = (tile.args if isinstance(tile.args, str) else tile.args[0] for tile in image.tile if tile.args)
+    return any("16" in str(mode) for mode in raw_modes)
+
+
+def _picture(image: Image.Image, warnings: list[str]) -> Picture:
+    """Convert a decoded image."""
+    try:
+        record, full_alpha = _stored_record(image)
+    except RecordError as error:
+        warnings.append(str(error))
+        record = full_alpha = None
+    orientation, exif = _exif(image, warnings)
+    icc = image.info.get("icc_profile") or None
+    height, width = image.size[::-1] if orientation <= 4 else image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    alpha = np.empty((height, width), np.uint8) if image.has_transparency_data else None
+    convert, mode = _converter(image, icc, alpha is not None, warnings)
+    for top in range(0, image.height, _BAND):
+        rows = slice(top, min(top + _BAND, image.height))
+        band = convert(image.crop((0, rows.start, image.width, rows.stop)))  # (rows, W, 1 to 4)
+        if alpha is not None:
+            _as_stored(alpha, orientation)[rows] = band[..., -1]
+            band = band[..., :-1]
+        _as_stored(pixels, orientation)[rows] = band  # one grey channel fills all three
+    xmp = image.info.get("xmp")
+    return Picture(
+        pixels,
+        alpha,
+        mode,
+        icc if icc and icc[16:20] == {"RGB": b"RGB ", "L": b"GRAY"}[mode] else None,
+        exif,
+        _upright_xmp(xmp.encode() if isinstance(xmp, str) else xmp),
+        _dpi(image.info.get("dpi")),
+        record,
+        full_alpha,
+        tuple(warnings),
+    )
+
+
+_Convert = Callable[[Image.Image], NDArray[np.uint8]]
+_TARGETS = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBX": "RGB",
+            "RGBA": "RGBA", "RGBa": "RGBA", "YCbCr": "RGB"}  # fmt: skip
+
+
+def _converter(image: Image.Image, icc: bytes | None, transparent: bool, warnings: list[str]) -> tuple[_Convert, str]:
+    """How to turn bands of this image into 8-bit samples, (rows, W, channels) with alpha last; and its colour mode."""
+    if image.mode.startswith("I;16"):
+        warnings.append("16-bit samples were reduced to 8 bits")
+        return lambda band: ((np.asarray(band).astype(np.uint32) + 128) // 257).astype(np.uint8)[..., None], "L"
+    if image.mode == "CMYK":
+        return _cmyk_converter(icc, warnings), "RGB"
+    if image.mode not in _TARGETS:
+        raise InputError(f"samples of kind {image.mode!r}; expected 8 or 16 bits of RGB, grey or CMYK")
+    target = _TARGETS[image.mode]
+    if image.mode == "P":
+        palette = np.array(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
+        target = "L" if (palette == palette[:, :1]).all() else "RGB"
+    if transparent and not target.endswith("A"):
+        target += "A"
+
+    def convert(band: Image.Image) -> NDArray[np.uint8]:
+        samples = np.asarray(band if band.mode == target else band.convert(target))
+        return samples[..., None] if samples.ndim == 2 else samples
+
+    return convert, target.removesuffix("A")
+
+
+def _cmyk_converter(icc: bytes | None, warnings: list[str]) -> _Convert:
+    """CMYK through its embedded profile into sRGB; without a profile, by the plain formula."""
+    if icc:
+        try:
+            transform = ImageCms.buildTransform(
+                io.BytesIO(icc),
+                ImageCms.createProfile("sRGB"),
+                "CMYK",
+                "RGB",
+                ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            )
+        except ImageCms.PyCMSError:
+            warnings.append("CMYK was converted to sRGB; its colour profile is damaged: colours may shift")
+        else:
+            warnings.append("CMYK was converted to sRGB through its colour profile")
+            return lambda band: np.asarray(ImageCms.applyTransform(band, transform))
+    else:
+        warnings.append("CMYK was converted to sRGB; it has no colour profile: colours may shift")
+    return lambda band: np.asarray(band.convert("RGB"))
+
+
+def _as_stored(upright: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """A view of an upright picture whose rows are those of its file, for each of EXIF's eight orientations."""
+    view = upright.swapaxes(0, 1) if orientation > 4 else upright
+    if orientation in (3, 4, 6, 7):
+        view = view[::-1]
+    if orientation in (2, 3, 7, 8):
+        view = view[:, ::-1]
+    return view
+
+
+# Tags of a TIFF's first directory that describe the picture and not how it is stored: description, make, model,
+# software, date, artist, host computer, copyright, and the directories of EXIF and GPS.
+_DESCRIPTIVE = {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298, 0x8769, 0x8825}
+
+
+def _exif(image: Image.Image, warnings: list[str]) -> tuple[int, bytes | None]:
+    """The orientation (1 to 8), and the EXIF data without it and without the thumbnail."""
+    try:
+        exif = image.getexif()
+        orientation = exif.pop(ExifTags.Base.Orientation, 1)
+        for tag in [tag for tag in exif if image.format == "TIFF" and tag not in _DESCRIPTIVE]:
+            del exif[tag]
+        kept = exif.tobytes() if len(exif) else None
+    except Exception:  # EXIF is written by everyone and checked by no one; the picture itself is fine
+        warnings.append("its EXIF data are damaged and were left out")
+        return 1, None
+    return (orientation if orientation in range(1, 9) else 1), kept
+
+
+def _upright_xmp(xmp: bytes | None) -> bytes | None:
+    """XMP without our own record and without the orientation, which has been applied."""
+    if not xmp:
+        return None
+    xmp = _XMP_RECORD.sub(b"", xmp)
+    xmp = re.sub(rb'\s*tiff:Orientation="[0-9]"|<tiff:Orientation>[0-9]</tiff:Orientation>', b"", xmp)
+    return xmp if xmp != _EMPTY_XMP else None
+
+
+def _dpi(stored: Any) -> tuple[float, float] | None:
+    try:
+        horizontal, vertical = (float(value) for value in stored)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    usable = all(math.isfinite(value) and 0 < value < 1e5 for value in (horizontal, vertical))
+    return (horizontal, vertical) if usable else None
+
+
+def _stored_record(image: Image.Image) -> tuple[Record | Restored | None, NDArray[np.uint8] | None]:
+    """The record in an opened image and, beside it, the original's alpha.
+
+    Raises:
+        RecordError: there is a record, but it or the alpha is damaged.
+    """
+    if image.format == "PNG":
+        text = image.info.get(_TEXT_KEY)
+        deflated = next((chunk[1] for chunk in getattr(image, "private_chunks", ()) if chunk[0] == _ALPHA_CHUNK), None)
+    else:
+        xmp = image.info.get("xmp") or b""
+        match = _XMP_RECORD.search(xmp if isinstance(xmp, bytes) else xmp.encode())
+        text = html.unescape(match[1].decode("utf-8", "replace")) if match else None
+        deflated = base64.b64decode(match[2]) if match and match[2] else None
+    if not isinstance(text, str):
+        return None, None
+    record = from_text(text)
+    if deflated is None or not isinstance(record, Record):
+        return record, None
+    return record, _inflate(deflated, (record.height, record.width))
+
+
+def _deflate(alpha: NDArray[np.uint8]) -> bytes:
+    """Each row as its difference from the one above, deflated: a mask's rows are much alike."""
+    difference = np.diff(alpha, axis=0, prepend=np.zeros_like(alpha[:1]))  # wraps around, as it should
+    return zlib.compress(difference.tobytes(), 9)
+
+
+def _inflate(deflated: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
+    count = size[0] * size[1]
+    try:
+        samples = zlib.decompressobj().decompress(deflated, count + 1)
+    except zlib.error as error:
+        raise RecordError(f"the alpha beside the record is damaged: {error}") from error
+    if len(samples) != count:
+        raise RecordError(f"the alpha beside the record is damaged: expected {count} samples")
+    return np.cumsum(np.frombuffer(samples, np.uint8).reshape(size), axis=0, dtype=np.uint8)
+
+
+# Writing ------------------------------------------------------------------------------------------------------------
+
+_XMP_SPACE = "urn:irn-cli:record"
+_XMP_RECORD = re.compile(
+    rb'<rdf:Description rdf:about="" xmlns:irn="urn:irn-cli:record">'
+    rb"<irn:record>([^<]*)</irn:record>(?:<irn:alpha>([^<]*)</irn:alpha>)?</rdf:Description>"
+)
+_EMPTY_XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b"</rdf:RDF></x:xmpmeta>"
+)
+
+
+def _encode(stream: BinaryIO, picture: Picture, kind: str, options: dict[str, Any]) -> None:
+    samples = picture.pixels if picture.mode == "RGB" else picture.pixels[..., :1]
+    if picture.alpha is not None:
+        samples = np.concatenate([samples, picture.alpha[..., None]], axis=2)
+    image = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+    options = dict(options)
+    for name, value in (("icc_profile", picture.icc), ("exif", picture.exif), ("dpi", picture.dpi)):
+        if value:
+            options[name] = value
+    if kind == "PNG":
+        options["pnginfo"] = _png_chunks(picture)
+    elif xmp := _xmp_with_record(picture):
+        options["xmp"] = xmp
+    image.save(stream, kind, **options)
+
+
+def _png_chunks(picture: Picture) -> PngImagePlugin.PngInfo:
+    chunks = PngImagePlugin.PngInfo()
+    if picture.record:
+        chunks.add_text(_TEXT_KEY, to_text(picture.record))
+    if picture.full_alpha is not None:
+        chunks.add(_ALPHA_CHUNK, _deflate(picture.full_alpha))
+    if picture.xmp:
+        chunks.add_itxt(_XMP_KEY, picture.xmp.decode("utf-8", "replace"))
+    return chunks
+
+
+def _xmp_with_record(picture: Picture) -> bytes | None:
+    if not picture.record:
+        return picture.xmp
+    record = html.escape(to_text(picture.record), quote=False).encode()
+    alpha = b""
+    if picture.full_alpha is not None:
+        alpha = b"<irn:alpha>" + base64.b64encode(_deflate(picture.full_alpha)) + b"</irn:alpha>"
+    description = (
+        f'<rdf:Description rdf:about="" xmlns:irn="{_XMP_SPACE}"><irn:record>'.encode()
+        + record + b"</irn:record>" + alpha + b"</rdf:Description>"
+    )  # fmt: skip
+    xmp = picture.xmp if picture.xmp and b"</rdf:RDF>" in picture.xmp else _EMPTY_XMP
+    return xmp.replace(b"</rdf:RDF>", description + b"</rdf:RDF>", 1)
