@@ -18,19 +18,22 @@ Plane = NDArray[np.float64]
 
 WINDOW = 11  # side of SSIM's Gaussian window, and so of the smallest picture that it can measure
 _SIGMA = 1.5  # the window's standard deviation, pixels
-_BAND = 32  # SSIM works on this many rows at once, so that its dozen temporary arrays stay in the cache
+_BAND = 32  # rows worked on at once: the temporary arrays stay in the cache, and small beside a huge picture
 
 
-def luma(pixels: Levels) -> Plane:
-    """Weigh R, G, B into Y of BT.601, studio range: black is 16, white 235.
+def luma(pixels: Levels, *, full_range: bool = False) -> Plane:
+    """Weigh R, G, B into Y of BT.601.
 
     Args:
         pixels: (H, W, 3) RGB levels, 0 to 255.
+        full_range: keep 0 to 255, which leaves a grey picture's levels as they are; otherwise black is 16, white 235.
 
     Returns:
-        (H, W), 16 to 235, not rounded.
+        (H, W), not rounded.
     """
-    y: Plane = 16 + np.asarray(pixels, dtype=np.float64) @ np.array([65.481, 128.553, 24.966]) / 255
+    weights = np.array([65.481, 128.553, 24.966])  # they add up to 219
+    low, high = (0, 255) if full_range else (16, 235)
+    y: Plane = low + np.asarray(pixels, dtype=np.float64) @ weights * ((high - low) / (219 * 255))
     return y
 
 
@@ -51,9 +54,11 @@ def psnr(a: Levels, b: Levels) -> float:
 
     The peak is 255 for luma as well, though its range is narrower: so the papers do.
     """
-    difference = np.asarray(a, dtype=np.float64) - b
-    error = float(np.mean(difference * difference))
-    return 10 * math.log10(255**2 / error) if error else math.inf
+    total = 0.0
+    for top in range(0, len(a), _BAND):
+        difference = np.asarray(a[top : top + _BAND], dtype=np.float64) - b[top : top + _BAND]
+        total += float(np.vdot(difference, difference))
+    return 10 * math.log10(255**2 * a.size / total) if total else math.inf
 
 
 def ssim(a: Levels, b: Levels) -> float:

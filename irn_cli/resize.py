@@ -1,10 +1,13 @@
-"""Bicubic resizing with antialiasing, as MATLAB's `imresize` does it: the training guide and the papers' baseline.
+"""Resizing with antialiasing, as MATLAB's `imresize` does it: bicubic is the training guide and the papers' baseline.
 
-Source: Keys, "Cubic convolution interpolation" (1981), with a = -0.5; when shrinking, the kernel is stretched by the
-factor so that it averages over what it replaces. Borders mirror half-sample symmetrically, as MATLAB's do.
+When shrinking, the kernel is stretched by the factor so that it averages over what it replaces. Borders mirror
+half-sample symmetrically, as MATLAB's do.
+
+Source: Keys, "Cubic convolution interpolation" (1981), with a = -0.5, for the bicubic kernel.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,30 +24,51 @@ def bicubic(x: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         (..., *size), same dtype and device, neither clamped nor rounded: cubic interpolation overshoots at edges.
     """
-    return _resample(_resample(x, -2, size[0]), -1, size[1])
+    return _resize(x, size, _keys_cubic, 2)
 
 
-def _resample(x: Tensor, dim: int, new: int) -> Tensor:
+def lanczos(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize by Lanczos interpolation of three lobes; otherwise as `bicubic`."""
+    return _resize(x, size, _lanczos3, 3)
+
+
+def area(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Shrink by averaging the area that each new sample covers, enlarge by repeating samples; else as `bicubic`."""
+    return _resize(x, size, _box, 0.5)
+
+
+def _resize(x: Tensor, size: tuple[int, int], kernel: Callable[[Tensor], Tensor], radius: float) -> Tensor:
+    for dim, new in zip((-2, -1), size, strict=True):
+        if x.shape[dim] != new:
+            x = _resample(x, dim, _taps(x.shape[dim], new, kernel, radius))
+    return x
+
+
+def _resample(x: Tensor, dim: int, taps: tuple[Tensor, Tensor]) -> Tensor:
     """Resize one dimension, tap by tap, so that memory stays near that of the result."""
-    old = x.shape[dim]
-    if old == new:
-        return x
-    indices, weights = _taps(old, new)
-    broadcast = (new, 1) if dim == -2 else (new,)
+    indices, weights = taps
+    broadcast = (-1, 1) if dim == -2 else (-1,)
     result = x.new_zeros(())
     for index, weight in zip(indices.to(x.device), weights.to(x), strict=True):
         result = torch.addcmul(result, x.index_select(dim, index), weight.view(broadcast))
     return result
 
 
-def _taps(old: int, new: int) -> tuple[Tensor, Tensor]:
-    """Which old samples make each new one: indices and weights, both (taps, new); weights float64, summing to 1."""
+def _taps(old: int, new: int, kernel: Callable[[Tensor], Tensor], radius: float) -> tuple[Tensor, Tensor]:
+    """Which old samples make each new one: indices and weights, both (taps, new); weights float64, summing to 1.
+
+    Args:
+        old: samples there are.
+        new: samples to make.
+        kernel: weight of an old sample, given its distance from the new one, in the coarser of the two grids.
+        radius: the distance from which on the kernel is zero.
+    """
     factor = new / old
     stretch = min(factor, 1.0)
     centres = (torch.arange(new, dtype=torch.float64) + 0.5) / factor - 0.5
-    count = math.ceil(4 / stretch) + 2
-    positions = torch.floor(centres - 2 / stretch) + torch.arange(count, dtype=torch.float64)[:, None]
-    weights = _keys_cubic((centres - positions) * stretch)
+    count = math.ceil(2 * radius / stretch) + 2
+    positions = torch.floor(centres - radius / stretch) + torch.arange(count, dtype=torch.float64)[:, None]
+    weights = kernel((centres - positions) * stretch)
     weights /= weights.sum(0)
     indices = positions.long() % (2 * old)
     indices = torch.where(indices < old, indices, 2 * old - 1 - indices)  # mirror: ... 1 0 | 0 1 ... n-1 | n-1 n-2 ...
@@ -58,3 +82,13 @@ def _keys_cubic(t: Tensor) -> Tensor:
     near = 1.5 * t**3 - 2.5 * t**2 + 1
     far = -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
     return torch.where(t <= 1, near, torch.where(t < 2, far, 0.0))
+
+
+def _lanczos3(t: Tensor) -> Tensor:
+    """The sinc function in a window that is the sinc's own middle lobe, three times as wide."""
+    return torch.where(t.abs() < 3, torch.sinc(t) * torch.sinc(t / 3), 0.0)
+
+
+def _box(t: Tensor) -> Tensor:
+    """1 within half a sample; a sample on the boundary of two counts for one of them."""
+    return ((t >= -0.5) & (t < 0.5)).to(t)

@@ -4,10 +4,10 @@ import math
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from shared import SHARED, needs_shared
 
 from irn_cli.errors import InputError
 from irn_cli.metrics import crop_border, luma, psnr, ssim, worst_patch
+from tests.shared import SHARED, needs_shared
 
 
 @needs_shared
@@ -25,6 +25,11 @@ def test_golden_pairs() -> None:
 def test_luma_spans_the_studio_range() -> None:
     pixels = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 0, 255]]], dtype=np.uint8)
     assert luma(pixels) == pytest.approx(np.array([[16, 235, 81.481, 40.966]]), abs=1e-9)
+
+
+def test_full_range_luma_leaves_grey_as_it_is() -> None:
+    grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
+    assert luma(grey, full_range=True) == pytest.approx(grey[..., 0].astype(float), abs=1e-9)
 
 
 def test_psnr_of_known_differences() -> None:

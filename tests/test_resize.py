@@ -1,12 +1,16 @@
-"""The bicubic against MATLAB's, and its own properties."""
+"""The bicubic against MATLAB's, Lanczos and area against Pillow's, and their own properties."""
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from irn_cli.model import quantise
-from irn_cli.resize import bicubic
+from irn_cli.resize import area, bicubic, lanczos
 from tests.shared import SHARED, needs_shared
 
 
@@ -38,3 +42,15 @@ def test_enlarging_keeps_a_ramp_straight_inside() -> None:
     ramp = torch.arange(12, dtype=torch.float64).expand(1, 4, 12)
     large = bicubic(ramp, (4, 24))[0, 0]
     assert_close(large[6:-6].diff(), torch.full((11,), 0.5, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(("resize", "filter_"), [(lanczos, Image.Resampling.LANCZOS), (area, Image.Resampling.BOX)])
+@pytest.mark.parametrize("size", [(48, 40), (24, 20), (32, 60), (192, 160)])
+def test_lanczos_and_area_are_pillows_inside(
+    resize: Callable[..., torch.Tensor], filter_: Image.Resampling, size: tuple[int, int], rng: torch.Generator
+) -> None:
+    x = torch.rand(96, 80, generator=rng)
+    expected = torch.from_numpy(np.asarray(Image.fromarray(x.numpy()).resize(size[::-1], filter_)).copy())
+    border = 3 * max(1, size[0] // 96)  # at borders Pillow cuts the kernel off, where we mirror
+    inside = (slice(border, -border), slice(border, -border))
+    assert_close(resize(x, size)[inside], expected[inside], atol=1e-5, rtol=0)
