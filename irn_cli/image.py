@@ -23,6 +23,7 @@ from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin
 
 from irn_cli.errors import InputError, OutputError, RecordError, UsageError
 from irn_cli.files import atomic_write
+from irn_cli.latent import Latent
 from irn_cli.record import Record, Restored, from_text, to_text
 
 # What `read` may be able to read.
@@ -60,6 +61,7 @@ class Picture:
     dpi: tuple[float, float] | None = None  # horizontal, vertical
     record: Record | Restored | None = None  # where it came from, if we made it
     full_alpha: NDArray[np.uint8] | None = None  # on a small picture: the original's alpha, full size
+    latent: Latent | None = None  # on a small picture: what it cannot hold, where it was kept
     warnings: tuple[str, ...] = ()  # what was lost or doubtful on the way here; one line each
 
     @property
@@ -243,7 +245,7 @@ def _picture(image: Image.Image, warnings: list[str]) -> Picture:
         _dpi(image.info.get("dpi")),
         record,
         full_alpha,
-        tuple(warnings),
+        warnings=tuple(warnings),
     )
 
 

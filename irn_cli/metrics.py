@@ -7,6 +7,7 @@ visibility to structural similarity" (2004) for SSIM, in the form of their `ssim
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,16 +50,25 @@ def crop_border(pixels: Levels, width: int) -> Levels:
     return pixels[width : H - width, width : W - width]
 
 
-def psnr(a: Levels, b: Levels) -> float:
+def psnr(a: Levels, b: Levels, *, of: Callable[[Levels], Levels] | None = None) -> float:
     """Peak signal-to-noise ratio of two pictures of equal shape, in dB; infinite where they are equal.
 
     The peak is 255 for luma as well, though its range is narrower: so the papers do.
+
+    Args:
+        a: levels.
+        b: the other, alike.
+        of: what to compare of each band of rows, such as `luma`, where making it of the whole would take much memory.
     """
-    total = 0.0
+    total, count = 0.0, 0
     for top in range(0, len(a), _BAND):
-        difference = np.asarray(a[top : top + _BAND], dtype=np.float64) - b[top : top + _BAND]
-        total += float(np.vdot(difference, difference))
-    return 10 * math.log10(255**2 * a.size / total) if total else math.inf
+        band_a, band_b = a[top : top + _BAND], b[top : top + _BAND]
+        if of:
+            band_a, band_b = of(band_a), of(band_b)
+        difference = np.asarray(band_a, dtype=np.float64) - band_b
+        total += float(np.sum(difference * difference))
+        count += difference.size
+    return 10 * math.log10(255**2 * count / total) if total else math.inf
 
 
 def ssim(a: Levels, b: Levels) -> float:

@@ -1,22 +1,34 @@
-"""Pictures made small and large again: padding, the latent, the network and rounding between two `Picture`s."""
+"""Pictures made small and large again: colour, alpha, padding, the latent, the network and rounding."""
 
+import base64
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from irn_cli.alpha import enlarge_alpha, fill_hidden, shrink_alpha
+from irn_cli.artifact import THRESHOLD, artifact_mask, find_artifact
 from irn_cli.device import Precision, parse_memory, resolve_device, resolve_precision
 from irn_cli.errors import InputError
 from irn_cli.image import Picture
+from irn_cli.latent import Latent
+from irn_cli.metrics import luma, psnr
 from irn_cli.model import IRN
 from irn_cli.record import Record, Restored, hash_pixels
+from irn_cli.resize import bicubic_large, bicubic_small
 from irn_cli.weights import weights_hash
 
+OnArtifact = Literal["warn", "fail", "bicubic"]
+Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
+
 _BAND = 256  # rows converted at a time between 8 bits and float32
+_SHARES = (0.25, 0.5, 0.75, 1.0)  # of the bicubic small picture, tried in turn where a blotch is
 
 
 class Engine:
@@ -35,13 +47,21 @@ class Engine:
         return self.model.upscale(v[:, :3], v[:, 3:])[0].permute(1, 2, 0).contiguous()
 
 
+@dataclass(frozen=True)
+class Fidelity:
+    """How near a restored picture comes to its original: PSNR over all pixels, in dB."""
+
+    luma: float  # on Y of BT.601
+    rgb: float
+
+
 class Rescaler:
     """Makes pictures small and large again with one network::
 
-        picture -> replicate-pad to a multiple of s -> downscale -> round y  -> small picture + record
-                                                                 -> z (discarded)
+        picture -> fill what is transparent -> pad to a multiple of s -> downscale -> round y -> small picture + record
+                                                                                   -> z (kept if asked for)
 
-        small picture + z drawn from N(0, T^2) -> upscale -> crop to the recorded size -> round -> picture
+        small picture + z (kept, or drawn from N(0, T^2)) -> upscale -> crop to the recorded size -> round -> picture
 
     Attributes:
         model: the network.
@@ -61,7 +81,8 @@ class Rescaler:
         Args:
             model: the network; not changed.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
-            precision: of the convolutions: `auto`, `fp32` or `bf16`.
+            precision: of the convolutions: `auto`, `fp32` or `bf16`. With a latent kept, `auto` is `fp32`: only so does
+                the original come back bit for bit.
             memory: most bytes to use on the device, or a text such as `2GB`; None is what there is.
             progress: called with the share done, 0 to 1, of the picture at hand.
 
@@ -72,26 +93,54 @@ class Rescaler:
         self.model = model
         self.hash = weights_hash(model.state_dict())
         self.progress = progress
-        where = resolve_device(device)
-        limit = parse_memory(memory) if isinstance(memory, str) else memory
-        self._engine = Engine(model, where, resolve_precision(precision, where), limit)
+        self._device = resolve_device(device)
+        self._memory = parse_memory(memory) if isinstance(memory, str) else memory
+        self._sampling = resolve_precision(precision, self._device)
+        self._exact: Precision = "fp32" if precision == "auto" else self._sampling
+        self._engines: dict[Precision, Engine] = {}
 
     @property
     def scale(self) -> int:
         """How many times smaller or larger each side becomes."""
         return self.model.config.scale
 
-    def downscale(self, picture: Picture) -> Picture:
+    def downscale(self, picture: Picture, *, keep_latent: bool = False, on_artifact: OnArtifact = "warn") -> Picture:
         """Make a picture small.
 
         Args:
             picture: of any size; its right and bottom edges are repeated up to a multiple of the scale.
+            keep_latent: give the small picture the `latent` with which the original comes back bit for bit (but for
+                colours under fully transparent pixels).
+            on_artifact: what to do about a coloured blotch, a patch far from the bicubic small picture: `warn`, `fail`,
+                or blend the region towards the bicubic one until it restores no worse than `bicubic` does.
 
         Returns:
-            The small picture, of ceil(size / scale), with the record that `upscale` needs.
+            The small picture, of ceil(size / scale), with the record that `upscale` needs; metadata as they were.
+
+        Raises:
+            InputError: there is a blotch, and `on_artifact` is `fail`.
         """
-        u = self._engine.downscale(_to_map(picture.pixels, self.scale), self.progress)  # (h, w, 3 s^2)
-        pixels = _to_pixels(u[..., :3], (u.shape[0], u.shape[1]))
+        pixels = fill_hidden(picture.pixels, picture.alpha)
+        u = self._engine(keep_latent).downscale(_to_map(pixels, self.scale), self.progress)  # (h, w, 3 s^2)
+        small = _to_pixels(u[..., :3], (u.shape[0], u.shape[1]))
+        if not keep_latent:
+            del u  # as large as the picture in float32, and not needed any more
+        warnings = list(picture.warnings)
+        reference = bicubic_small(pixels, self.scale)
+        artifact = find_artifact(small, reference)
+        if artifact.deviation > THRESHOLD:
+            if on_artifact == "fail":
+                raise InputError(str(artifact))
+            if on_artifact == "bicubic":
+                small, outcome = self._blend(pixels, small, reference)
+                warnings.append(f"{artifact}; {outcome}")
+            else:
+                warnings.append(str(artifact))
+        digest = hash_pixels(small)
+        latent = None
+        if keep_latent:
+            rounding = (u[..., :3] - torch.from_numpy(small) / 255).half()
+            latent = Latent(u[..., 3:].half(), rounding, digest, hash_pixels(pixels))
         height, width = picture.size
         record = Record(
             scale=self.scale,
@@ -101,87 +150,188 @@ class Rescaler:
             model=self.model.name,
             revision=self.model.revision,
             weights=self.hash,
-            pixels=hash_pixels(pixels),
+            pixels=digest,
+            grey_icc=base64.b64encode(picture.icc).decode() if picture.icc and picture.mode == "L" else "",
         )
-        return dataclasses.replace(picture, pixels=pixels, mode="RGB", record=record)
+        return dataclasses.replace(
+            picture,
+            pixels=small,
+            alpha=None if picture.alpha is None else shrink_alpha(picture.alpha, self.scale),
+            mode="RGB",  # detail hides in the channels' differences, of a grey picture too
+            icc=picture.icc if picture.mode == "RGB" else None,
+            record=record,
+            full_alpha=picture.alpha,
+            latent=latent,
+            warnings=tuple(warnings),
+        )
 
     def upscale(self, picture: Picture, *, seed: int = 0, temperature: float = 1.0, sample: int = 0) -> Picture:
         """Make a small picture large again.
 
         Args:
-            picture: the small picture. One without a record is only enlarged, `scale` times.
+            picture: the small picture; with its `latent`, if that was kept, nothing is drawn. One without a record is
+                only enlarged, `scale` times.
             seed: which latents to draw; equal seeds draw equal latents for equal small pictures.
             temperature: the latent's standard deviation; networks are trained for 1.
             sample: which of the draws of this seed, from 0.
 
         Returns:
-            The large picture, of the recorded size and mode.
+            The large picture, of the recorded size and mode; doubts about it stand in its `warnings`.
 
         Raises:
-            InputError: the picture was made small by another factor than the network's.
+            InputError: the picture was made small by another factor than the network's, or the latent is not its.
         """
         record = picture.record if isinstance(picture.record, Record) else None
-        warnings = list(picture.warnings)
-        scale = self.scale
-        if record and record.scale != scale:
-            raise InputError(f"the picture was made {record.scale} times smaller; {self.model.name} restores {scale}x")
-        size = picture.size[0] * scale, picture.size[1] * scale
         digest = hash_pixels(picture.pixels)
-        if not record:
-            warnings.append("has no record of irn: restoring a foreign picture is no better than interpolation")
+        size = picture.size[0] * self.scale, picture.size[1] * self.scale
+        warnings = [*picture.warnings, *self._doubts(picture, record, digest)]
+        if record and record.small_size == picture.size:
+            size = record.height, record.width
+        latent = picture.latent
+        if latent:
+            u = self._with_latent(picture.pixels, digest, latent)  # (h, w, 3 s^2)
+            seed, temperature, sample = 0, 0.0, 0
         else:
-            if record.weights != self.hash:
-                warnings.append(
-                    f"was made with other weights, {record.model} revision {record.revision} ({record.weights[:12]}): "
-                    f"{self.model.name} ({self.hash[:12]}) will restore it badly"
-                )
-            if record.small_size != picture.size:
-                warnings.append("has changed its size since it was made: what was hidden in it is lost")
-            elif record.pixels != digest:
-                warnings.append("has changed since it was made: what was hidden in its pixels is harmed")
-            if record.small_size == picture.size:
-                size = record.height, record.width
-        u = self._draw(picture.pixels, digest, seed, temperature, sample)  # (h, w, 3 s^2)
-        x = self._engine.upscale(u, self.progress)  # (s h, s w, 3)
+            u = self._draw(picture.pixels, digest, seed, temperature, sample)
+        x = self._engine(latent is not None).upscale(u, self.progress)  # (s h, s w, 3)
+        del u
+        mode = record.mode if record else picture.mode
+        pixels = _to_pixels(x, size, grey=mode == "L")
+        if latent and latent.original != hash_pixels(pixels):
+            warnings.append("the kept latent did not bring the original back bit for bit: other hardware or precision?")
+        alpha = picture.full_alpha
+        if picture.alpha is not None and (alpha is None or alpha.shape != size):
+            alpha = enlarge_alpha(picture.alpha, self.scale)[: size[0], : size[1]]
+            if record:
+                warnings.append("the original's transparency was lost from the file: enlarged from the small one")
+        icc = picture.icc
+        if mode == "L" and record:
+            icc = base64.b64decode(record.grey_icc) or None
         return dataclasses.replace(
             picture,
-            pixels=_to_pixels(x, size),
-            mode=record.mode if record else picture.mode,
-            record=Restored(scale, self.model.name, self.model.revision, self.hash, seed, temperature, sample),
+            pixels=pixels,
+            alpha=alpha,
+            mode=mode,
+            icc=icc,
+            record=Restored(self.scale, self.model.name, self.model.revision, self.hash, seed, temperature, sample),
+            full_alpha=None,
+            latent=None,
             warnings=tuple(warnings),
         )
 
-    def _draw(self, pixels: NDArray[np.uint8], digest: str, seed: int, temperature: float, sample: int) -> Tensor:
-        """The small picture beside its latent, drawn row after row: nothing but the seed and the pixels matters."""
+    def verify(self, original: Picture, small: Picture) -> Fidelity:
+        """Restore a small picture, as `upscale` does by default, and compare it with its original."""
+        restored = self.upscale(small).pixels
+        pixels = fill_hidden(original.pixels, original.alpha)
+        return Fidelity(luma=psnr(pixels, restored, of=luma), rgb=psnr(pixels, restored))
+
+    def _engine(self, exact: bool) -> Engine:
+        precision = self._exact if exact else self._sampling
+        if precision not in self._engines:
+            self._engines[precision] = Engine(self.model, self._device, precision, self._memory)
+        return self._engines[precision]
+
+    def _doubts(self, picture: Picture, record: Record | None, digest: str) -> list[str]:
+        """What makes a good restoration unlikely, one line each."""
+        if not record:
+            return ["no record of irn in it: restoring a foreign picture is no better than interpolation"]
+        if record.scale != self.scale:
+            raise InputError(f"made {record.scale} times smaller; {self.model.name} makes {self.scale} times larger")
+        doubts = []
+        if record.weights != self.hash:
+            doubts.append(
+                f"made with {record.model} revision {record.revision} ({record.weights[:12]}), which is not "
+                f"{self.model.name} ({self.hash[:12]}): the restoration will be poor"
+            )
+        if record.small_size != picture.size:
+            doubts.append("its size has changed since irn made it: the restoration will be poor")
+        elif record.pixels != digest:
+            doubts.append("its pixels have changed since irn made it: the restoration will be poorer")
+        return doubts
+
+    def _draw(self, pixels: Pixels, digest: str, seed: int, temperature: float, sample: int) -> Tensor:
+        """The small picture beside its latent, drawn row after row: nothing but seed, sample and pixels matters."""
         height, width = pixels.shape[:2]
         key = hashlib.sha256(f"{seed} {digest} {sample}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little", signed=True))
         channels = self.model.config.latent_channels
         u = torch.empty(height, width, 3 + channels)
         for row in range(height):
-            u[row, :, :3] = torch.from_numpy(pixels[row]).float() / 255
+            u[row, :, :3] = torch.from_numpy(pixels[row]) / 255
             u[row, :, 3:] = torch.randn(width, channels, generator=generator) * temperature
         return u
 
+    def _with_latent(self, pixels: Pixels, digest: str, latent: Latent) -> Tensor:
+        """The small picture beside its kept latent, rounding undone."""
+        height, width = pixels.shape[:2]
+        channels = self.model.config.latent_channels
+        if latent.pixels != digest:
+            raise InputError("the latent belongs to another picture, or the small picture has changed since")
+        if latent.z.shape != (height, width, channels) or latent.rounding.shape != (height, width, 3):
+            raise InputError(
+                f"the latent does not fit: expected {(height, width, channels)}, found {tuple(latent.z.shape)}"
+            )
+        u = torch.empty(height, width, 3 + channels)
+        u[..., :3] = torch.from_numpy(pixels) / 255 + latent.rounding
+        u[..., 3:] = latent.z
+        return u
 
-def _to_map(pixels: NDArray[np.uint8], scale: int) -> Tensor:
+    def _blend(self, pixels: Pixels, small: Pixels, reference: NDArray[np.float32]) -> tuple[Pixels, str]:
+        """Blend blotches towards the bicubic small picture, as little as restores no worse than bicubic."""
+        mask = artifact_mask(small, reference)
+        where = np.repeat(np.repeat(mask > 0, self.scale, 0), self.scale, 1)[: pixels.shape[0], : pixels.shape[1]]
+        rounded = np.rint(reference).astype(np.uint8)
+        target = _error(pixels, where, bicubic_large(rounded, self.scale))
+        best, least, best_share = small, np.inf, 0.0
+        for share in _SHARES:
+            weight = share * mask[..., None]
+            blended = np.rint(small * (1 - weight) + reference * weight).astype(np.uint8)
+            if share < 1 and find_artifact(blended, reference).deviation > THRESHOLD:
+                continue
+            u = self._draw(blended, hash_pixels(blended), seed=0, temperature=1.0, sample=0)
+            restored = _to_pixels(
+                self._engine(exact=False).upscale(u, self.progress), (pixels.shape[0], pixels.shape[1])
+            )
+            error = _error(pixels, where, [(0, restored)])
+            if error < least:
+                best, least, best_share = blended, error, share
+            if error <= target:
+                break
+        outcome = f"{100 * best_share:.0f} % of the bicubic picture blended in there"
+        return best, outcome if least <= target else f"{outcome}, yet it restores worse than bicubic"
+
+
+def _error(pixels: Pixels, where: NDArray[np.bool_], bands: Iterable[tuple[int, NDArray[Any]]]) -> float:
+    """Sum of the squared differences from a picture that comes in bands of rows, over some of the pixels."""
+    total = 0.0
+    for top, band in bands:
+        rows = slice(top, min(top + len(band), len(pixels)))
+        inside = where[rows]
+        difference = pixels[rows][inside] - band[: len(inside), : inside.shape[1]][inside].astype(np.float64)
+        total += float((difference * difference).sum())
+    return total
+
+
+def _to_map(pixels: Pixels, scale: int) -> Tensor:
     """8-bit pixels as float32 in [0, 1], the last row and column repeated up to multiples of the scale."""
     height, width = pixels.shape[:2]
     x = torch.empty(height + -height % scale, width + -width % scale, 3)
     for top in range(0, height, _BAND):
         band = slice(top, min(top + _BAND, height))
         x[band, :width] = torch.from_numpy(pixels[band])
-        x[band].div_(255)
+        x[band, :width] /= 255
     x[:height, width:] = x[:height, width - 1 : width]
     x[height:] = x[height - 1]
     return x
 
 
-def _to_pixels(x: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The upper left (H, W) of a float map, clamped to [0, 1] and rounded to 8 bits."""
+def _to_pixels(x: Tensor, size: tuple[int, int], *, grey: bool = False) -> Pixels:
+    """The upper left (H, W) of a float map as 8-bit pixels; if grey, of the mean of its channels."""
     height, width = size
     pixels = np.empty((height, width, 3), np.uint8)
     for top in range(0, height, _BAND):
-        band = x[top : min(top + _BAND, height), :width]
-        pixels[top : top + _BAND] = (band * 255).round_().clamp_(0, 255).to(torch.uint8).numpy()
+        band = x[top : min(top + _BAND, height), :width] * 255
+        if grey:
+            band = band.mean(2, keepdim=True)
+        pixels[top : top + _BAND] = band.round_().clamp_(0, 255).to(torch.uint8).numpy()
     return pixels

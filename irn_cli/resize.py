@@ -7,10 +7,14 @@ Source: Keys, "Cubic convolution interpolation" (1981), with a = -0.5, for the b
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+_BAND = 64  # rows of the small picture at a time
 
 
 def bicubic(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -42,6 +46,49 @@ def _resize(x: Tensor, size: tuple[int, int], kernel: Callable[[Tensor], Tensor]
         if x.shape[dim] != new:
             x = _resample(x, dim, _taps(x.shape[dim], new, kernel, radius))
     return x
+
+
+def bicubic_small(pixels: NDArray[np.uint8], scale: int) -> NDArray[np.float32]:
+    """Make an original small by bicubic interpolation, a band of rows at a time.
+
+    Args:
+        pixels: (H, W, 3), any size; its last row and column are repeated up to a multiple of the scale.
+        scale: how many times smaller.
+
+    Returns:
+        (ceil(H / s), ceil(W / s), 3) levels, 0 to 255, not rounded.
+    """
+    height, width = -(-pixels.shape[0] // scale), -(-pixels.shape[1] // scale)
+    small = np.empty((height, width, 3), np.float32)
+    columns = np.minimum(np.arange(width * scale), pixels.shape[1] - 1)
+    for top in range(0, height, _BAND):
+        bottom = min(top + _BAND, height)
+        first, last = max(top - 2, 0), min(bottom + 2, height)  # the stretched kernel reaches two small pixels
+        rows = np.minimum(np.arange(first * scale, last * scale), pixels.shape[0] - 1)
+        band = torch.from_numpy(pixels[rows][:, columns]).permute(2, 0, 1).float()
+        reduced = bicubic(band, (last - first, width))[:, top - first : bottom - first]
+        small[top:bottom] = reduced.clamp(0, 255).permute(1, 2, 0).numpy()
+    return small
+
+
+def bicubic_large(small: NDArray[np.uint8], scale: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Enlarge a small picture by bicubic interpolation, a band of rows at a time.
+
+    Args:
+        small: (h, w, C) levels.
+        scale: how many times larger.
+
+    Yields:
+        The first row of a band of the large picture, and the band, (rows, s w, C) levels, 0 to 255, not rounded.
+    """
+    height, width = small.shape[:2]
+    for top in range(0, height, _BAND):
+        bottom = min(top + _BAND, height)
+        first, last = max(top - 3, 0), min(bottom + 3, height)  # the kernel reaches two small pixels from each centre
+        band = torch.from_numpy(small[first:last]).permute(2, 0, 1).float()
+        enlarged = bicubic(band, ((last - first) * scale, width * scale))
+        rows = slice((top - first) * scale, (bottom - first) * scale)
+        yield top * scale, enlarged[:, rows].clamp(0, 255).permute(1, 2, 0).numpy()
 
 
 def _resample(x: Tensor, dim: int, taps: tuple[Tensor, Tensor]) -> Tensor:

@@ -20,8 +20,8 @@ ROOT = PACKAGE.parent
 FLOORS = (
     {"errors"},
     {"files"},
-    {"model", "device", "resize", "metrics", "record"},
-    {"engine", "image", "weights"},
+    {"model", "device", "resize", "metrics", "record", "latent"},
+    {"engine", "image", "weights", "alpha", "artifact"},
     {"rescale"},
     {"evaluate", "batch"},
     {"train"},
