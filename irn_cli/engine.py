@@ -1,0 +1,395 @@
+"""The network on pictures of any size, exact and in bounded memory; `model.py` says what is computed, this says how.
+
+One float32 map holds the whole picture, channels last: at every stage as many numbers as the picture has. The Haar
+transform rewrites it in place, since two rows of 2x2 blocks occupy exactly the memory of one row of their bands. A
+coupling block is two passes over the map, a tile at a time::
+
+    downscale   x1 += F(x2), then x2 = x2 exp(s(x1)) + G(x1)
+    upscale     x2 = (x2 - G(x1)) exp(-s(x1)), then x1 -= F(x2)
+
+A pass never writes the channels it reads, so tiles need no order and threads no lock. The five convolutions of a dense
+block reach 5 pixels: that much of its neighbours is read with a tile, and zeros only where the picture ends. Down a
+tile, the rows roll: each convolution gets a few more rows of its input at a time, and keeps the last two for the next.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from types import TracebackType
+from typing import Self, TypeVar
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from irn_cli.device import Precision, ieee_float32
+from irn_cli.errors import DeviceError
+from irn_cli.model import IRN, DenseBlock, InvBlock
+
+REACH = 5  # pixels that a dense block sees to each side: five 3x3 convolutions
+_FEWEST_ROWS = 16  # fed at a time; after the first 2 * REACH of them, every convolution of a dense block has work
+_FEWEST_COLUMNS = 64  # a narrower tile would be mostly its neighbours' pixels
+
+_HAAR_POSITIONS = 1 << 16  # of the map in a step of the Haar transform: a few megabytes
+
+Progress = Callable[[float], None]
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A rectangle of the map: rows `top` to `bottom`, columns `left` to `right`, ends excluded."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    def grid(self, rows: int, columns: int) -> list["Tile"]:
+        """Cut into `rows` x `columns` tiles of nearly equal sizes."""
+        tops = [self.top + (self.bottom - self.top) * i // rows for i in range(rows + 1)]
+        lefts = [self.left + (self.right - self.left) * i // columns for i in range(columns + 1)]
+        return [Tile(top, bottom, left, right) for top, bottom in pairwise(tops) for left, right in pairwise(lefts)]
+
+
+class Engine:
+    """Runs a network over pictures of any size; the results are those of the network's own, whole-picture methods.
+
+    float32 agrees with `IRN` to rounding, whatever the tiles and the number of threads. bfloat16 is the convolutions'
+    only; the couplings and the map are float32 always. On the CPU the tiles are shared by as many threads as torch may
+    use in the calling thread (`torch.get_num_threads`).
+
+    Args:
+        model: the network; its weights are copied.
+        device: where the convolutions run.
+        precision: `fp32` or `bf16`, of the convolutions.
+        memory: the most bytes that the map and the tiles may take together on the device; None is what there is.
+    """
+
+    def __init__(self, model: IRN, device: torch.device, precision: Precision, memory: int | None = None) -> None:
+        self._config = model.config
+        self._device = device
+        self._memory = memory
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        blocks = [step for step in model.operations if isinstance(step, InvBlock)]
+        self._halves = [
+            half for block in blocks for half in (_AddF(block, device, dtype), _ScaleAddG(block, device, dtype))
+        ]
+        # What a tile holds at once: a core's cache, or all that the GPU's memory allows.
+        self._columns, self._positions = (384, 26 * 394) if device.type == "cpu" else (1 << 30, 1 << 24)
+
+    def downscale(self, x: Tensor, progress: Progress | None = None) -> Tensor:
+        """Make a picture small.
+
+        Args:
+            x: (H, W, 3) float32 on the CPU, contiguous, RGB, nominally in [0, 1]; H and W multiples of the scale s.
+                It is consumed: its memory becomes the result's.
+            progress: called from this thread now and then with the part done, 0 to 1.
+
+        Returns:
+            (H/s, W/s, 3 s^2) float32 on the CPU; the first three channels are y, the rest is z, as `IRN.downscale`'s.
+
+        Raises:
+            ValueError: `x` is of another shape or kind.
+            DeviceError: the memory allowed, or the device's, does not suffice even for the smallest tile.
+        """
+        scale = self._config.scale
+        if x.dim() != 3 or x.shape[2] != 3 or x.shape[0] % scale or x.shape[1] % scale:
+            raise ValueError(f"expected (H, W, 3) with H and W multiples of {scale}, not {tuple(x.shape)}")
+        return self._run(x, upscaling=False, progress=progress)
+
+    def upscale(self, u: Tensor, progress: Progress | None = None) -> Tensor:
+        """Make it large again: the inverse of `downscale`.
+
+        Args:
+            u: (h, w, 3 s^2) float32 on the CPU, contiguous: y and z, as `downscale` returns them. It is consumed.
+            progress: called from this thread now and then with the part done, 0 to 1.
+
+        Returns:
+            (s h, s w, 3) float32 on the CPU, RGB, near [0, 1] but not clamped.
+
+        Raises:
+            ValueError: `u` is of another shape or kind.
+            DeviceError: the memory allowed, or the device's, does not suffice even for the smallest tile.
+        """
+        channels = 3 * self._config.scale**2
+        if u.dim() != 3 or u.shape[2] != channels:
+            raise ValueError(f"expected (h, w, {channels}), not {tuple(u.shape)}")
+        return self._run(u, upscaling=True, progress=progress)
+
+    def _run(self, given: Tensor, upscaling: bool, progress: Progress | None) -> Tensor:
+        if given.dtype != torch.float32 or given.device.type != "cpu" or not given.is_contiguous() or not given.numel():
+            raise ValueError("expected a float32 tensor on the CPU, contiguous and not empty")
+        threads = torch.get_num_threads() if self._device.type == "cpu" else 1
+        u = self._place(given.detach(), threads)
+        done, total = 0, sum(half.cost * (u.numel() // half.channels) for half in self._halves)
+        with _Workers(threads) as workers, ieee_float32():
+            for half in reversed(self._halves) if upscaling else self._halves:
+                if u.shape[2] != half.channels:
+                    u = _haar(u, upscaling, workers)
+                work = partial(self._apply, half, u, upscaling, workers.stopped)
+                for tile in workers.run(work, self._tiles(u.shape[0], u.shape[1], threads)):
+                    done += half.cost * (tile.bottom - tile.top) * (tile.right - tile.left)
+                    if progress:
+                        progress(done / total)
+            if upscaling:
+                u = _haar(u, upscaling, workers)
+        return u.to("cpu")
+
+    def _place(self, u: Tensor, threads: int) -> Tensor:
+        """Decide, from the memory there is, where the map lies and how many positions a tile may hold at once."""
+        budget = self._memory
+        if self._device.type == "cuda":
+            free = int(0.9 * torch.cuda.mem_get_info(self._device)[0])
+            budget = min(budget or free, free)
+        if budget is None:
+            return u
+        on_device = self._device.type == "cpu" or u.nbytes <= budget / 2
+        left = (budget - u.nbytes if on_device else budget) // threads
+        each = max(half.bytes_per_position for half in self._halves)
+        least = (_FEWEST_ROWS + 3) * (_FEWEST_COLUMNS + 2 * REACH) * each
+        if left < least:
+            needed = budget + (least - left) * threads
+            raise DeviceError(
+                f"this picture needs at least {needed / 1e6:.0f} MB, and {budget / 1e6:.0f} MB are allowed"
+            )
+        self._positions = min(self._positions, left // each)
+        return u.to(self._device) if on_device else u
+
+    def _tiles(self, height: int, width: int, threads: int) -> list[Tile]:
+        """Cut the map into strips narrow enough for what a tile may hold, and bands enough to busy all threads."""
+        widest = min(self._columns, self._positions // (_FEWEST_ROWS + 3) - 2 * REACH)
+        columns = math.ceil(width / widest)
+        wanted = threads * min(4, math.ceil(height * width / threads / 2**14))  # the fewer, the less is computed twice
+        rows = min(math.ceil(wanted / columns), math.ceil(height / _FEWEST_ROWS)) if threads > 1 else 1
+        return Tile(0, height, 0, width).grid(rows, columns)
+
+    @torch.inference_mode()
+    def _apply(self, half: "_Half", u: Tensor, upscaling: bool, stopped: threading.Event, tile: Tile) -> None:
+        """Run half a coupling block over a tile; where the device's memory gives out, go on with fewer rows at once."""
+        height, width, _ = u.shape
+        left, right = max(tile.left - REACH, 0), min(tile.right + REACH, width)
+        bottom = min(tile.bottom + REACH, height)
+        row = tile.top
+        while row < tile.bottom:
+            top = max(row - REACH, 0)
+            source = u[top:bottom, left:right, half.reads]
+            at_once = max(self._positions // (right - left) - 3, _FEWEST_ROWS)
+            begin = 0 if top == 0 else row
+            try:
+                for outputs in half.dense.roll(source, at_once, at_top=top == 0, at_bottom=bottom == height):
+                    if stopped.is_set():
+                        return
+                    end = begin + len(outputs[0])
+                    rows = slice(max(row, begin), min(end, tile.bottom))
+                    if rows.start < rows.stop:
+                        target = u[rows, tile.left : tile.right, half.writes]
+                        cut = slice(rows.start - begin, rows.stop - begin), slice(tile.left - left, tile.right - left)
+                        moved = target.to(self._device)
+                        half.couple(moved, [output[cut] for output in outputs], upscaling)
+                        if moved is not target:
+                            target.copy_(moved)
+                        row = rows.stop
+                    begin = end
+            except torch.OutOfMemoryError as error:
+                if at_once == _FEWEST_ROWS:
+                    raise DeviceError("the device's memory does not suffice even for the smallest tile") from error
+                self._positions //= 2
+                torch.cuda.empty_cache()
+
+
+class _Half:
+    """Half a coupling block: the dense blocks that read some of the channels, and what becomes of the others."""
+
+    reads: slice
+    writes: slice
+
+    def __init__(self, blocks: Sequence[DenseBlock], device: torch.device, dtype: torch.dtype) -> None:
+        self.dense = _Dense(blocks, device, dtype)
+        weights = [weight for block in blocks for weight in block.parameters()]  # from conv1's to conv5's bias
+        self.channels = weights[0].shape[1] + len(weights[-1])  # of the map: what is read, and what is written
+        self.cost = sum(weight.numel() for weight in weights)  # multiplications per position
+        widest = max(weight.shape[1] for weight in weights if weight.dim() == 4)
+        # Every window and, for a moment, one more of the widest; the couplings' float32.
+        self.bytes_per_position = 4 * len(blocks) * widest * dtype.itemsize + 16 * self.channels
+
+    def couple(self, target: Tensor, outputs: list[Tensor], upscaling: bool) -> None:
+        raise NotImplementedError
+
+
+class _AddF(_Half):
+    """x1 += F(x2), or its inverse."""
+
+    reads, writes = slice(3, None), slice(0, 3)
+
+    def __init__(self, block: InvBlock, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__([block.F], device, dtype)
+
+    def couple(self, target: Tensor, outputs: list[Tensor], upscaling: bool) -> None:
+        (F,) = outputs
+        target.sub_(F) if upscaling else target.add_(F)
+
+
+class _ScaleAddG(_Half):
+    """x2 = x2 exp(s(x1)) + G(x1), or its inverse."""
+
+    reads, writes = slice(0, 3), slice(3, None)
+
+    def __init__(self, block: InvBlock, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__([block.G, block.H], device, dtype)
+        self._clamp = block.clamp
+
+    def couple(self, target: Tensor, outputs: list[Tensor], upscaling: bool) -> None:
+        G, H = outputs
+        scale = H.div_(2).tanh_().mul_(-self._clamp if upscaling else self._clamp).exp_()
+        target.sub_(G).mul_(scale) if upscaling else target.mul_(scale).add_(G)
+
+
+class _Dense:
+    """A dense block, or two that read the same input, run down a tile a few rows at a time.
+
+    The input of the k-th convolution is a window that rolls: the two rows that it kept, then those that have just come.
+    It gives as many rows as came, and they go into the next window beside the same rows of its own::
+
+        window 1   x                      -> conv1 -> f1
+        window 2   x, f1                  -> conv2 -> f2
+        ...
+        window 5   x, f1, f2, f3, f4      -> conv5 -> result
+
+    Where the picture begins or ends, so does every window with a row of zeros. Elsewhere the tile's input begins and
+    ends REACH rows early and late, and each convolution gives one row less at that end.
+    """
+
+    def __init__(self, blocks: Sequence[DenseBlock], device: torch.device, dtype: torch.dtype) -> None:
+        self._device = device
+        layers = [[_Convolution(conv, device, dtype) for conv in block.children()] for block in blocks]
+        self._blocks = layers
+
+    def roll(self, source: Tensor, at_once: int, at_top: bool, at_bottom: bool) -> Iterator[list[Tensor]]:
+        """Compute the blocks' results from the top down.
+
+        Args:
+            source: (n, W, C) the input, of any strides; n rows are the tile's and up to REACH more above and below.
+            at_once: the rows to read at a time, more than 2 * REACH.
+            at_top: whether the picture begins with the first row.
+            at_bottom: whether the picture ends with the last row.
+
+        Yields:
+            For each block the next rows of its result, (rows, W, C') float32. As `source` knows nothing beyond its
+            columns, the outermost REACH of them are right only where the picture ends there.
+        """
+        n, width, _ = source.shape
+        windows = [[_Window(min(at_once, n), width, conv, at_top) for conv in layers] for layers in self._blocks]
+        for start in range(0, n, at_once):
+            fresh = source[start : start + at_once]
+            closing = at_bottom and start + at_once >= n
+            results = []
+            for layers, rolling in zip(self._blocks, windows, strict=True):
+                rolling[0].extend(len(fresh)).copy_(fresh)
+                for conv, window, following in zip(layers, rolling, [*rolling[1:], None], strict=True):
+                    if closing:
+                        window.extend(1).zero_()
+                    f = conv(window.rows)
+                    if following is not None:
+                        functional.leaky_relu_(f, 0.2)
+                        torch.cat([window.rows[1:-1], f], -1, out=following.extend(len(f)))
+                    window.keep_two()
+                results.append(f.float())
+            yield results
+
+
+class _Window:
+    """The rows that a 3x3 convolution sees at a time."""
+
+    def __init__(self, at_once: int, width: int, conv: "_Convolution", at_top: bool) -> None:
+        self._buffer = conv.weight.new_empty(2 + at_once + 1, width, conv.weight.shape[1])
+        self._count = 0
+        if at_top:
+            self.extend(1).zero_()
+
+    @property
+    def rows(self) -> Tensor:
+        return self._buffer[: self._count]
+
+    def extend(self, count: int) -> Tensor:
+        """Make room for more rows below, and return it."""
+        self._count += count
+        return self._buffer[self._count - count : self._count]
+
+    def keep_two(self) -> None:
+        """Let go of all rows but the last two."""
+        self._buffer[:2] = self.rows[-2:].clone()
+        self._count = 2
+
+
+class _Convolution:
+    """A 3x3 convolution over (rows, W, C): zeros beside the first and last column, nothing above and below."""
+
+    def __init__(self, conv: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        assert isinstance(conv, nn.Conv2d)
+        assert conv.bias is not None
+        self.weight = conv.weight.detach().to(device, dtype).contiguous(memory_format=torch.channels_last)
+        self.bias = conv.bias.detach().to(device, dtype)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        y = functional.conv2d(rows.permute(2, 0, 1)[None], self.weight, self.bias, padding=(0, 1))
+        return y[0].permute(1, 2, 0)  # (rows - 2, W, C')
+
+
+def _haar(u: Tensor, upscaling: bool, workers: "_Workers") -> Tensor:
+    """Transform the map in place, a few rows of 2x2 blocks at a time; `model.Haar` says what is computed."""
+    height, width, channels = u.shape
+    if upscaling:
+        blocks, bands = u.view(height, 2, width, 2, channels // 4), u.view(height, width, 4, channels // 4)
+    else:
+        blocks, bands = u.view(height // 2, 2, width // 2, 2, channels), u.view(height // 2, width // 2, 4, channels)
+    at_once = max(_HAAR_POSITIONS // width, 1)
+    work = partial(_haar_rows, blocks, bands, upscaling)
+    for _ in workers.run(work, [slice(start, start + at_once) for start in range(0, len(bands), at_once)]):
+        pass
+    return blocks.view(2 * height, 2 * width, -1) if upscaling else bands.view(height // 2, width // 2, -1)
+
+
+@torch.inference_mode()
+def _haar_rows(blocks: Tensor, bands: Tensor, upscaling: bool, rows: slice) -> None:
+    """Rewrite some rows of `blocks` (h, 2, w, 2, C) as rows of `bands` (h, w, 4, C) in the same memory, or back."""
+    if upscaling:
+        ll, hl, lh, hh = bands[rows].unbind(2)
+        above, below, left, right = ll + lh, ll - lh, hl + hh, hl - hh
+        upper = torch.stack([above + left, above - left], 2)
+        lower = torch.stack([below + right, below - right], 2)
+        blocks[rows] = torch.stack([upper, lower], 1)
+    else:
+        (a, b), (c, d) = (row.unbind(2) for row in blocks[rows].unbind(1))
+        left, right, down, across = a + c, b + d, a - c, b - d
+        bands[rows] = torch.stack([left + right, left - right, down + across, down - across], 2).div_(4)
+
+
+class _Workers:
+    """Threads that share the tiles of a pass; torch gives each one thread, and keeps the caller's as they are."""
+
+    def __init__(self, count: int) -> None:
+        self.stopped = threading.Event()
+        self._pool = ThreadPoolExecutor(count, "irn-engine", initializer=partial(torch.set_num_threads, 1))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stopped.set()
+        self._pool.shutdown(cancel_futures=True)
+        # A thread's own setting is also what torch gives to threads that start later: put back the caller's.
+        torch.set_num_threads(torch.get_num_threads())
+
+    def run(self, work: Callable[[Part], None], parts: Sequence[Part]) -> Iterator[Part]:
+        """Do the work on every part, and yield each that is done; the first error ends it all."""
+        futures = {self._pool.submit(work, part): part for part in parts}
+        for future in as_completed(futures):
+            future.result()
+            yield futures[future]

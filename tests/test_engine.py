@@ -1,0 +1,197 @@
+"""The engine gives what the network's own methods give, whatever the size, the tiles, the threads and the memory."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from irn_cli import engine
+from irn_cli.engine import Engine, Tile
+from irn_cli.model import IRN, quantise
+from irn_cli.weights import load_model
+
+CPU = torch.device("cpu")
+PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def photo(height: int, width: int, name: str = "coffee.png") -> Tensor:
+    """A photograph, (H, W, 3) float32 in [0, 1]; where it is too small, it goes on mirrored."""
+    with Image.open(PHOTOS / name) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    rows, columns = height - pixels.shape[0], width - pixels.shape[1]
+    pixels = np.pad(pixels, ((0, max(rows, 0)), (0, max(columns, 0)), (0, 0)), "symmetric")[:height, :width]
+    return torch.from_numpy(pixels.astype(np.float32) / 255)
+
+
+def plain_downscale(model: IRN, x: Tensor) -> Tensor:
+    """What the network's own method gives, in the engine's layout: (h, w, 3 s^2)."""
+    with torch.inference_mode():
+        return torch.cat(model.downscale(x.permute(2, 0, 1)[None]), 1)[0].permute(1, 2, 0).contiguous()
+
+
+def plain_upscale(model: IRN, u: Tensor) -> Tensor:
+    with torch.inference_mode():
+        y, z = u.permute(2, 0, 1)[None].split([3, u.shape[2] - 3], 1)
+        return model.upscale(y, z)[0].permute(1, 2, 0)
+
+
+def received(u: Tensor, temperature: float) -> Tensor:
+    """What there is to make a picture large again from: y in 8 bits, and a z drawn at random."""
+    z = temperature * torch.randn(u[..., 3:].shape, generator=torch.Generator().manual_seed(0))
+    return torch.cat([quantise(u[..., :3]), z], 2)
+
+
+def assert_same(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    assert found.shape == expected.shape
+    assert found.dtype == torch.float32
+    error = (found - expected).abs()
+    row, column = divmod(int(error.amax(2).argmax()), error.shape[1])
+    assert error.max() <= tolerance, f"off by {error.max():.1e} at row {row}, column {column}; mean {error.mean():.1e}"
+
+
+def check(runner: Engine, model: IRN, height: int, width: int) -> None:
+    x = photo(height, width)
+    u = plain_downscale(model, x)
+    assert_same(runner.downscale(x), u)
+    # An untrained network's z is small, and at temperature 1 its pictures would leave [0, 1] by far.
+    u = received(u, temperature=0.05 if model.name.startswith("tiny") else 1)
+    expected = plain_upscale(model, u)
+    assert_same(runner.upscale(u), expected)
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_odd_tiny_and_thin_sizes(tiny_model: Callable[..., IRN], scale: int) -> None:
+    model = tiny_model(scale)
+    runner = Engine(model, CPU, "fp32")
+    for height in (1, 2, 5, 11, 37):
+        for width in (1, 3, 10, 66):
+            check(runner, model, height * scale, width * scale)
+
+
+@pytest.mark.parametrize("name", ["irn-x2", "irn-x4"])
+@pytest.mark.parametrize(("height", "width"), [(1, 131), (131, 1), (47, 53), (12, 201)])
+def test_shipped_weights_at_many_sizes(name: str, height: int, width: int) -> None:
+    model = load_model(name)
+    check(Engine(model, CPU, "fp32"), model, height * model.config.scale, width * model.config.scale)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1060, 52), (52, 1204)])
+def test_no_seams_in_pictures_larger_than_many_tiles(height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model("irn-x4")
+    runner = Engine(model, CPU, "fp32")
+    monkeypatch.setattr(runner, "_columns", 64)
+    check(runner, model, height, width)
+
+
+@pytest.mark.parametrize("tile", [(1, 1), (1, 64), (64, 1), (2, 3), (4, 5), (6, 11), (16, 16), (33, 7)])
+@pytest.mark.parametrize("at_once", [11, 12, 16, 100])
+def test_every_tile_shape(
+    tiny_model: Callable[..., IRN], tile: tuple[int, int], at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tiles(self: Engine, height: int, width: int, threads: int) -> list[Tile]:
+        return Tile(0, height, 0, width).grid(-(-height // tile[0]), -(-width // tile[1]))
+
+    monkeypatch.setattr(Engine, "_tiles", tiles)
+    monkeypatch.setattr(engine, "_FEWEST_ROWS", at_once)
+    model = tiny_model(2)
+    runner = Engine(model, CPU, "fp32")
+    monkeypatch.setattr(runner, "_positions", 1)
+    check(runner, model, 42, 38)
+
+
+def test_number_of_threads_changes_nothing(tiny_model: Callable[..., IRN]) -> None:
+    model = tiny_model(4)
+    runner = Engine(model, CPU, "fp32")
+    x = photo(400, 264)
+    expected = plain_downscale(model, x)
+    for threads in (1, 2, 3, 7):
+        torch.set_num_threads(threads)
+        assert_same(runner.downscale(x.clone()), expected)
+        assert torch.get_num_threads() == threads
+        seen: list[int] = []
+        later = threading.Thread(target=lambda seen=seen: seen.append(torch.get_num_threads()))
+        later.start()
+        later.join()
+        assert seen == [threads], "threads started afterwards must get what the caller had set"
+
+
+def test_input_is_consumed_and_result_takes_its_memory(tiny_model: Callable[..., IRN]) -> None:
+    runner = Engine(tiny_model(4), CPU, "fp32")
+    x = photo(64, 64)
+    address = x.data_ptr()
+    u = runner.downscale(x)
+    assert u.data_ptr() == address
+    assert runner.upscale(u).data_ptr() == address
+
+
+def test_round_trip_in_float32(tiny_model: Callable[..., IRN]) -> None:
+    runner = Engine(tiny_model(4), CPU, "fp32")
+    x = photo(120, 196)
+    assert_same(runner.upscale(runner.downscale(x.clone())), x)
+
+
+def test_model_stays_as_it_is(tiny_model: Callable[..., IRN]) -> None:
+    model = tiny_model(2)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    Engine(model, CPU, "bf16").downscale(photo(32, 32))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_wrong_tensors_are_refused(tiny_model: Callable[..., IRN]) -> None:
+    runner = Engine(tiny_model(4), CPU, "fp32")
+    for x in (torch.zeros(8, 10, 3), torch.zeros(8, 8, 4), torch.zeros(3, 8, 8), torch.zeros(0, 8, 3)):
+        with pytest.raises(ValueError, match="expected"):
+            runner.downscale(x)
+    for x in (torch.zeros(8, 8, 3, dtype=torch.float64), torch.zeros(8, 3, 8).transpose(1, 2)):
+        with pytest.raises(ValueError, match="expected a float32 tensor on the CPU, contiguous"):
+            runner.downscale(x)
+    with pytest.raises(ValueError, match=r"expected \(h, w, 48\)"):
+        runner.upscale(torch.zeros(8, 8, 12))
+
+
+def test_progress_rises_from_the_calling_thread_to_one(tiny_model: Callable[..., IRN]) -> None:
+    calls: list[float] = []
+
+    def progress(part: float) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        calls.append(part)
+
+    runner = Engine(tiny_model(4), CPU, "fp32")
+    u = runner.downscale(photo(256, 256), progress)
+    assert calls == sorted(calls)
+    assert calls[0] > 0
+    assert calls[-1] == pytest.approx(1)
+    calls.clear()
+    runner.upscale(u, progress)
+    assert calls == sorted(calls)
+    assert calls[-1] == pytest.approx(1)
+
+
+def test_interrupt_stops_within_two_seconds() -> None:
+    """An interrupt reaches the calling thread; here it comes from the progress callback, as at any other moment."""
+    moment = 0.0
+
+    def interrupt(_part: float) -> None:
+        nonlocal moment
+        moment = time.monotonic()
+        raise KeyboardInterrupt
+
+    runner = Engine(load_model("irn-x4"), CPU, "fp32")
+    with pytest.raises(KeyboardInterrupt):
+        runner.downscale(photo(1024, 1024), interrupt)
+    assert time.monotonic() - moment < 2
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("irn-engine")]
