@@ -227,3 +227,95 @@ def weights_import(source: Path, output: Path | None, force: bool) -> None:
     output = output or user_directory() / f"{source.stem}.safetensors"
     import_official(source, output, overwrite=force)
     click.echo(str(output))
+
+
+@irn.command()
+@click.option(
+    "--data",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of training pictures, searched at any depth; may be given several times.",
+)
+@click.option(
+    "--val",
+    "validation",
+    type=click.Path(path_type=Path),
+    help="Folder of validation pictures.  [default: a few training pictures are held out]",
+)
+@click.option("-s", "--scale", type=int, help="2, 4 or 8.  [default: that of --init, or the recipe's]")
+@click.option("--recipe", metavar="irn|irn-plus|irn-shipped", help="What to do.  [default: irn]")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file whose values replace the recipe's.")
+@click.option(
+    "-o",
+    "--output",
+    "run",
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="The run's directory.  [default: runs/RECIPE-xSCALE]",
+)
+@click.option("--init", metavar="WEIGHTS", help="Start from these weights: a name or a path.")
+@click.option("--resume", is_flag=True, help="Continue the run in its directory, with its own recipe.")
+@click.option("--force", is_flag=True, help="Start anew where the directory holds a run.")
+@click.option("--iterations", type=int, help="Steps of the whole run.  [default: the recipe's, as all below]")
+@click.option("--batch", type=int, help="Crops a step.")
+@click.option("--patch", type=int, help="Side of a crop, in pixels.")
+@click.option("--lr", type=float, help="Peak learning rate.")
+@click.option("--seed", type=int, help="What all random numbers depend on.")
+@click.option("--stop-after", type=click.IntRange(1), metavar="N", help="End cleanly after N steps in this call.")
+@click.option("--time-limit", metavar="9m", help="End cleanly after so much work (90s, 9m, 1h30m).")
+@click.option("--vgg", type=click.Path(path_type=Path), help="VGG19 weights for irn-plus, in torchvision's layout.")
+@click.option(
+    "--vgg-input",
+    type=click.Choice(["torchvision", "oxford"]),
+    default="torchvision",
+    help="What they expect: normalised RGB, or BGR levels less a mean.",
+)
+@click.option("--dry-run", is_flag=True, help="Check everything, print the recipe as it would run, and stop.")
+@click.option("-q", "--quiet", is_flag=True, help="Show only what went wrong.")
+@device_options
+def train(
+    run: Path | None, time_limit: str | None, stop_after: int | None, dry_run: bool, quiet: bool, **options: Any
+) -> int:
+    r"""Train IRN, then IRN+, on folders of pictures, on a CPU, a GPU, or under torchrun on several.
+
+    The run's directory gets weights.safetensors (for `irn -m`), a checkpoint that --resume continues, log.jsonl,
+    curve.svg and preview.png. Ctrl-C saves and leaves; a second one leaves at once.
+
+    \b
+    Example:
+      irn train --data DIV2K -s 4 -o runs/mine
+      irn train --data photos --init irn-x2 --recipe irn-shipped --time-limit 9m
+    """
+    from rich.console import Console
+
+    from irn_cli.device import tune_allocator
+    from irn_cli.monitor import follow, stopping
+    from irn_cli.train.job import Request, parse_duration, prepare, processes
+    from irn_cli.train.recipe import recipe_toml
+    from irn_cli.train.trainer import Limits, train
+
+    limits = Limits(parse_duration(time_limit) if time_limit else None, stop_after)
+    overrides = {key: options.pop(key) for key in ("scale", "iterations", "batch", "patch", "lr", "seed")}
+    tune_allocator()
+    with processes(options.pop("device")) as device, stopping() as interrupted:
+        job = prepare(Request(run=run, overrides=overrides, device=device, **options))
+        for line in job.remarks if job.step.process == 0 else ():
+            click.echo(f"irn: {line}", err=True)
+        if dry_run:
+            click.echo(recipe_toml(job.step.recipe), nl=False)
+            return 0
+        if job.step.process == 0:
+            job.open()
+        events = train(
+            job.step,
+            job.run,
+            job.notes,
+            validation=job.validation,
+            checkpoint=job.checkpoint,
+            limits=limits,
+            interrupted=interrupted,
+        )
+        console = Console(stderr=True) if job.step.process == 0 else None
+        reason = follow(events, job.run, job.step.recipe, console, quiet=quiet)
+    return 130 if reason == "interrupted" else 0

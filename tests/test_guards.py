@@ -29,7 +29,7 @@ FLOORS = (
     {"cli"},
     {"__main__"},
 )
-TRAIN_ORDER = ("recipe", "data", "losses", "discriminator", "checkpoint", "step", "trainer")
+TRAIN_ORDER = ("recipe", "data", "losses", "discriminator", "checkpoint", "step", "job", "trainer")
 
 
 def imported(path: Path) -> Iterator[str]:

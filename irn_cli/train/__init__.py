@@ -1,0 +1,1 @@
+"""Training: recipe, data, losses, discriminator, checkpoint, step, and the trainer that yields what happens."""

@@ -1,0 +1,245 @@
+"""Training pictures: found, decoded once, held as one row of bytes, and cut into batches of crops.
+
+Cropping, mirroring, turning and grain are tensor arithmetic on whichever device holds the bytes, without a branch that
+depends on data: the same code runs eagerly on a CPU and inside a captured CUDA graph.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from irn_cli.errors import InputError, IrnError
+from irn_cli.files import atomic_write
+from irn_cli.image import read
+from irn_cli.resize import bicubic
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Decoded pictures, each cropped to a multiple of the scale and at least as large as a crop."""
+
+    pixels: Tensor  # (N, 3) uint8: all pictures' RGB pixels in reading order, one picture after another
+    places: Tensor  # (K, 3) int64: each picture's first row in `pixels`, its height and its width
+    stamp: str  # changes with the files and with how they were cropped
+    skipped: tuple[str, ...]  # files that are not used, and why
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+def hold_out(paths: Sequence[Path], count: int) -> tuple[list[Path], list[Path]]:
+    """Split files into those to train on and those to validate on, the same on every machine.
+
+    Held out are the `count` files (at most a tenth) whose names' SHA-256 sort first.
+    """
+    count = min(count, len(paths) // 10)
+    ranked = sorted(paths, key=lambda path: hashlib.sha256(path.name.encode()).digest())
+    held = set(ranked[:count])
+    return [path for path in paths if path not in held], [path for path in paths if path in held]
+
+
+def load_pictures(paths: Sequence[Path], scale: int, smallest: int, limit: int | None = None) -> Pictures:
+    """Decode pictures into memory or, where they exceed a limit, into a memory-mapped file that later runs reuse.
+
+    Files that cannot be read or are too small are left out; `Pictures.skipped` tells them.
+
+    Args:
+        paths: picture files, in the order in which they are to be held.
+        scale: pictures are cropped to a multiple of it, at the right and the bottom.
+        smallest: pictures with a side below this are left out.
+        limit: bytes to hold in memory at most; a third of what the machine has by default.
+
+    Raises:
+        InputError: not one picture can be used.
+        OutputError: the cache cannot be written.
+    """
+    stamp = _stamp(paths, scale, smallest)
+    index, mapped = cache_directory() / f"{stamp}.json", cache_directory() / f"{stamp}.pixels"
+    if index.is_file() and mapped.is_file():  # the index is written last: with it, the pixels are whole
+        known = json.loads(index.read_text(encoding="utf-8"))
+        return _mapped(mapped, known["places"], stamp, known["skipped"])
+    limit = physical_memory() // 3 if limit is None else limit
+    rows, places, skipped, count = bytearray(), [], [], 0
+    with ExitStack() as stack:
+        file = None
+        for path, picture in _decoded(paths):
+            if isinstance(picture, str):
+                skipped.append(picture)
+                continue
+            height, width = (side - side % scale for side in picture.shape[:2])
+            if min(height, width) < smallest:
+                size = f"{picture.shape[1]}x{picture.shape[0]}"
+                skipped.append(f"{path} is smaller than a crop: expected at least {smallest}x{smallest}, found {size}")
+                continue
+            places.append((count, height, width))
+            count += height * width
+            rows += np.ascontiguousarray(picture[:height, :width]).data
+            if file is None and len(rows) > limit:
+                file = stack.enter_context(atomic_write(mapped, overwrite=True))
+            if file is not None:
+                file.write(rows)
+                rows.clear()
+        if not places:
+            raise InputError(f"none of {len(paths)} pictures can be used; the first: {skipped[0]}")
+    if file is None:
+        pixels = torch.frombuffer(rows, dtype=torch.uint8).view(-1, 3)
+        return Pictures(pixels, torch.tensor(places), stamp, tuple(skipped))
+    with atomic_write(index, overwrite=True) as stream:
+        stream.write(json.dumps({"places": places, "skipped": skipped}).encode())
+    return _mapped(mapped, places, stamp, skipped)
+
+
+def cache_directory() -> Path:
+    """Where decoded pictures that exceed the memory limit are kept; it can be deleted at any time."""
+    return Path(platformdirs.user_cache_dir("irn", appauthor=False)) / "training"
+
+
+def physical_memory() -> int:
+    """Bytes of memory that this machine has; 4 GB where it does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 4 * 10**9
+
+
+def _mapped(path: Path, places: Sequence[Sequence[int]], stamp: str, skipped: Sequence[str]) -> Pictures:
+    start, height, width = places[-1]
+    pixels = torch.from_file(str(path), shared=False, size=3 * (start + height * width), dtype=torch.uint8)
+    return Pictures(pixels.view(-1, 3), torch.tensor(places), stamp, tuple(skipped))
+
+
+def _stamp(paths: Sequence[Path], scale: int, smallest: int) -> str:
+    """What the decoded pixels depend on: which files, as they are now, and how they are cropped."""
+    digest = hashlib.sha256(repr((scale, smallest)).encode())
+    for path in paths:
+        status = path.stat()
+        digest.update(repr((str(path.resolve()), status.st_size, status.st_mtime_ns)).encode())
+    return digest.hexdigest()[:32]
+
+
+def _decoded(paths: Sequence[Path]) -> Iterator[tuple[Path, NDArray[np.uint8] | str]]:
+    """Each path's pixels, (H, W, 3), or what is wrong with it; a few dozen decoded ahead."""
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(paths), 64):
+            some = paths[start : start + 64]
+            yield from zip(some, pool.map(_decode, some), strict=True)
+
+
+def _decode(path: Path) -> NDArray[np.uint8] | str:
+    try:
+        return read(path).pixels
+    except IrnError as error:
+        return str(error)
+
+
+class Sampler:
+    """Which crops make up each step's batch: a function of (seed, step) alone, so that resuming needs no state.
+
+    Every picture comes once an epoch, in a fresh order each time; place, mirroring and turn are uniform.
+    """
+
+    def __init__(
+        self, places: Tensor, batch: int, patch: int, scale: int, *, flips: bool, turns: bool, seed: int
+    ) -> None:
+        self.places = places
+        self.batch, self.patch, self.scale = batch, patch, scale
+        self.flips, self.turns = flips, turns
+        self.seed = seed
+        self._order = lru_cache(maxsize=4)(self._shuffled)
+
+    def draw(self, step: int) -> Tensor:
+        """The batch of step `step`: (B, 6) int64, each crop's first row, height, width, top, left and orientation.
+
+        An orientation's bits mirror left to right (1), upside down (2), and exchange rows and columns (4).
+        """
+        count = len(self.places)
+        positions = range(step * self.batch, (step + 1) * self.batch)
+        chosen = self.places[torch.tensor([self._order(p // count)[p % count] for p in positions])]  # (B, 3)
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, "crops", step))
+        free = (chosen[:, 1:] - self.patch) // self.scale + 1
+        corner = (torch.rand(self.batch, 2, generator=generator, dtype=torch.float64) * free).long() * self.scale
+        orientation = torch.randint(8, (self.batch, 1), generator=generator)
+        orientation &= 3 * self.flips | 4 * self.turns
+        return torch.cat([chosen, corner, orientation], 1)
+
+    def _shuffled(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, "epoch", epoch))
+        return torch.randperm(len(self.places), generator=generator).tolist()
+
+
+def mixed_seed(*parts: object) -> int:
+    """A 32-bit seed that depends on every part: neighbouring steps get unrelated random numbers."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "little")
+
+
+def gather(pixels: Tensor, picks: Tensor, patch: int, margin: int) -> Tensor:
+    """Cut crops with a margin of their surroundings, mirrored half-sample where the picture ends.
+
+    Args:
+        pixels: (N, 3) uint8, as in `Pictures`.
+        picks: (B, 6) int64, as from `Sampler.draw`, on the same device.
+        patch: a crop's side.
+        margin: pixels added on each side, at most the smallest picture's side.
+
+    Returns:
+        (B, patch + 2 margin, patch + 2 margin, 3) uint8.
+    """
+    start, height, width, top, left, orientation = picks.view(-1, 6, 1, 1).unbind(1)  # (B, 1, 1) each
+    line = torch.arange(-margin, patch + margin, device=pixels.device)
+    row, column = line.view(1, -1, 1), line.view(1, 1, -1)
+    column = torch.where(orientation & 1 != 0, patch - 1 - column, column)
+    row = torch.where(orientation & 2 != 0, patch - 1 - row, row)
+    swap = orientation & 4 != 0
+    row, column = torch.where(swap, column, row), torch.where(swap, row, column)
+    row, column = _mirror(top + row, height), _mirror(left + column, width)
+    index = start + row * width + column  # (B, S, S)
+    return pixels.index_select(0, index.flatten()).view(*index.shape, 3)
+
+
+def _mirror(position: Tensor, size: Tensor) -> Tensor:
+    position = torch.where(position < 0, -1 - position, position)
+    return torch.where(position >= size, 2 * size - 1 - position, position)
+
+
+def add_grain(x: Tensor, share: float, levels: float, generator: torch.Generator) -> Tensor:
+    """Give some crops noise, as a camera would, and round them to 8 bits again.
+
+    Each crop, with probability `share`, gets normal noise of a standard deviation uniform in [0, levels]; of its
+    variance a uniform part is common to the channels, the rest is each channel's own.
+
+    Args:
+        x: (B, 3, H, W) float, in [0, 1].
+        share: how many of the crops, 0 to 1.
+        levels: the largest standard deviation, in levels of 255.
+        generator: where the randomness comes from, on x's device.
+
+    Returns:
+        The same shape, in [0, 1].
+    """
+
+    def uniform() -> Tensor:
+        return torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device)
+
+    deviation = levels / 255 * uniform() * (uniform() < share)
+    common = uniform()
+    whole = torch.randn(x[:, :1].shape, generator=generator, device=x.device)
+    own = torch.randn(x.shape, generator=generator, device=x.device)
+    noisy = x + deviation * (common.sqrt() * whole + (1 - common).sqrt() * own)
+    return torch.round(noisy.clamp(0, 1) * 255) / 255
+
+
+def shrinking_matrix(size: int, scale: int) -> Tensor:
+    """`bicubic` along one side as a matrix, (size / scale, size) float32: the guide is two products with it."""
+    return bicubic(torch.eye(size, dtype=torch.float64), (size // scale, size)).float()

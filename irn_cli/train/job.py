@@ -1,0 +1,214 @@
+"""From what a user asks for to a job that can run: processes, recipe, pictures, network, step."""
+
+import os
+import platform
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from irn_cli.device import parse_memory, resolve_device, resolve_precision
+from irn_cli.errors import OutputError, UsageError
+from irn_cli.evaluate import DataSet, find_data_set
+from irn_cli.files import atomic_write
+from irn_cli.model import IRN, IRNConfig
+from irn_cli.train import checkpoint as checkpoints
+from irn_cli.train.checkpoint import Checkpoint, load_checkpoint
+from irn_cli.train.data import Pictures, hold_out, load_pictures, physical_memory
+from irn_cli.train.losses import VGGFeatures, VGGInput
+from irn_cli.train.recipe import Recipe, load_recipe, read_config, recipe_toml
+from irn_cli.train.step import Step
+from irn_cli.weights import load_model, weights_hash
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for; None where they leave it to us."""
+
+    data: tuple[Path, ...]
+    validation: Path | None = None
+    recipe: str | None = None
+    config: Path | None = None
+    overrides: Mapping[str, Any] | None = None  # values of a recipe's keys; None where not given
+    run: Path | None = None
+    init: str | None = None
+    resume: bool = False
+    force: bool = False
+    vgg: Path | None = None
+    vgg_input: VGGInput = "torchvision"
+    device: str = "auto"
+    precision: str = "auto"
+    memory: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A run that can start."""
+
+    step: Step
+    run: Path
+    pictures: Pictures
+    validation: DataSet | None
+    checkpoint: Checkpoint | None  # what is resumed
+    notes: Mapping[str, str]  # for the header of the exported weights
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the user should know before it starts."""
+        step = self.step
+        held = f"{len(self.validation.pictures)} to validate on" if self.validation else "none to validate on"
+        lines = [f"{len(self.pictures)} pictures to train on, {held}; {_hardware(step.device)}, {step.precision}"]
+        lines += [f"left out: {reason}" for reason in self.pictures.skipped[:5]]
+        if len(self.pictures.skipped) > 5:
+            lines.append(f"left out: {len(self.pictures.skipped) - 5} more")
+        if self.checkpoint is not None and self.checkpoint.stamp != self.pictures.stamp:
+            lines.append("these are not the pictures that the run had: it will not go on bit for bit as it would have")
+        return lines
+
+    def open(self) -> None:
+        """Make the run's directory and note in it what is run.
+
+        Raises:
+            OutputError: that is not possible.
+        """
+        if self.checkpoint is None:
+            try:
+                for name in (checkpoints.NAME, "log.jsonl"):
+                    (self.run / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise OutputError(f"cannot write to {self.run}: {error.strerror or error}") from error
+        held = [] if self.validation is None else [f"{path}\n" for path in self.validation.pictures]
+        for name, text in (("recipe.toml", recipe_toml(self.step.recipe)), ("validation.txt", "".join(held))):
+            with atomic_write(self.run / name, overwrite=True) as stream:
+                stream.write(text.encode())
+
+
+@contextmanager
+def processes(device: str) -> Iterator[str]:
+    """Join the other processes, where torchrun started several; gives the name of this one's device."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(torch.device(device))
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def prepare(request: Request) -> Job:
+    """Find, read and check everything that a run needs; writes nothing but the cache of decoded pictures.
+
+    Raises:
+        UsageError: the request contradicts itself or names something that is not there.
+        InputError: there are no usable pictures, or nothing whole to resume.
+        WeightsError: weights are damaged.
+    """
+    checkpoint, model, recipe, run = _what_to_train(request)
+    device = resolve_device(request.device)
+    precision = resolve_precision(request.precision, device)
+    features = None
+    if recipe.stage == "irn-plus" and request.vgg is not None:
+        features = VGGFeatures(request.vgg, request.vgg_input, recipe.feature_scale)
+    training, validation = _pictures(request, recipe)
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    limit = (parse_memory(request.memory) if request.memory else physical_memory() // 3) // sharing
+    pictures = load_pictures(training, recipe.scale, recipe.patch, limit)
+    step = Step(model, recipe, pictures, device, precision, features)
+    notes = checkpoint.notes if checkpoint else _notes(request, model, recipe, pictures, step)
+    return Job(step, run, pictures, validation, checkpoint, notes)
+
+
+def parse_duration(text: str) -> float:
+    """Turn `90s`, `9m`, `1h30m` or plain seconds into seconds.
+
+    Raises:
+        UsageError: the text is no duration, or a duration of nothing.
+    """
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip().lower())
+    parts = match.groups(default="0") if match else ("0", "0", "0")
+    seconds = sum(float(part) * unit for part, unit in zip(parts, (3600, 60, 1), strict=True))
+    if seconds <= 0:
+        raise UsageError(f"{text!r} is no time limit: expected something like 9m, 90s or 1h30m")
+    return seconds
+
+
+def _what_to_train(request: Request) -> tuple[Checkpoint | None, IRN, Recipe, Path]:
+    """The network and the recipe: a resumed run's own, or a named recipe's with the weights to start from."""
+    given = {key: value for key, value in (request.overrides or {}).items() if value is not None}
+    config = read_config(request.config) if request.config else {}
+    if request.resume:
+        if request.init or request.recipe:
+            raise UsageError("--resume continues a run with its own recipe and weights: leave out --recipe and --init")
+        if request.run is None:
+            raise UsageError("--resume needs the run's directory (-o)")
+        checkpoint = load_checkpoint(request.run)
+        recipe = replace(checkpoint.recipe, **{**config, **given})
+        model = _fresh(checkpoint.config, recipe.seed)  # its weights come with the checkpoint's other tensors
+        _check_scale(recipe, model, str(request.run))
+        return checkpoint, model, recipe, request.run
+    recipe = load_recipe(request.recipe or "irn")
+    start = load_model(request.init) if request.init else None
+    own = {"scale": start.config.scale} if start else {}
+    recipe = replace(recipe, **{**own, **config, **given})
+    if recipe.stage == "irn-plus" and start is None:
+        raise UsageError("stage irn-plus continues IRN weights: name them with --init")
+    blocks = (recipe.blocks,) * (recipe.scale.bit_length() - 1)
+    model = start or _fresh(IRNConfig(blocks, recipe.growth, recipe.clamp), recipe.seed)
+    _check_scale(recipe, model, str(request.init))
+    run = request.run or Path("runs") / f"{request.recipe or 'irn'}-x{recipe.scale}"
+    if (run / checkpoints.NAME).exists() and not request.force:
+        raise UsageError(f"{run} holds a run already: --resume continues it, --force starts anew")
+    return None, model, recipe, run
+
+
+def _check_scale(recipe: Recipe, model: IRN, source: str) -> None:
+    if recipe.scale != model.config.scale:
+        raise UsageError(f"{source} is of scale {model.config.scale}, the recipe of scale {recipe.scale}")
+
+
+def _fresh(config: IRNConfig, seed: int) -> IRN:
+    """A new network; its initial values depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return IRN(config)
+
+
+def _pictures(request: Request, recipe: Recipe) -> tuple[list[Path], DataSet | None]:
+    """What to train on, and what to validate on: a directory of its own, or a few pictures held out."""
+    found = [path for directory in request.data for path in find_data_set(directory).pictures]
+    if request.validation is not None:
+        return found, find_data_set(request.validation)
+    training, held = hold_out(found, recipe.validation)
+    if not held:
+        return training, None
+    root = Path(os.path.commonpath([path.resolve().parent for path in held]))
+    return training, DataSet("held out", root, tuple(path.resolve() for path in held))
+
+
+def _notes(request: Request, model: IRN, recipe: Recipe, pictures: Pictures, step: Step) -> dict[str, str]:
+    options = [f"{key} = {value}" for key, value in (request.overrides or {}).items() if value is not None]
+    options += [f"{key} = {value}" for key, value in (read_config(request.config) if request.config else {}).items()]
+    notes = {
+        "recipe": " with ".join([request.recipe or "irn", *filter(None, [", ".join(options)])]),
+        "data": f"{len(pictures)} pictures of {', '.join(path.resolve().name for path in request.data)}",
+        "hardware": f"{_hardware(step.device)}, {step.precision}",
+        "software": f"torch {torch.__version__}, Python {platform.python_version()}",
+    }
+    if request.init:
+        notes["init"] = f"{model.name} revision {model.revision}, {weights_hash(model.state_dict())[:12]}"
+    return notes
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} threads of {platform.processor() or platform.machine()}"

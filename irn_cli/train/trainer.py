@@ -1,0 +1,282 @@
+"""The training loop, from top to bottom; it yields what happens as events and leaves showing them to the monitor."""
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from irn_cli.errors import InputError, IrnError
+from irn_cli.evaluate import DataSet, Failure, Network, Score, Summary, evaluate, summarise
+from irn_cli.image import Picture, read
+from irn_cli.rescale import Rescaler
+from irn_cli.train.checkpoint import Checkpoint, Counters, save_checkpoint
+from irn_cli.train.step import Step
+from irn_cli.weights import save_model
+
+WEIGHTS = "weights.safetensors"
+_PREVIEW = 256  # side of the preview's pictures at most
+_SETBACKS = 10  # returns to a good state without a save between until the run is given up
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A row of the log."""
+
+    step: int
+    row: Mapping[str, float]  # loss, its terms, grad_norm, skipped, lr, ms_per_step, elapsed
+    progress: float  # of the run, 0 to 1
+    left: float  # seconds of work until it ends, as far as can be told
+
+
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """One validation picture's middle, as it went in, as it is small, and as it came back; (H, W, 3) uint8."""
+
+    original: NDArray[np.uint8]
+    small: NDArray[np.uint8]
+    restored: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Validated:
+    """What the averaged weights are worth."""
+
+    step: int
+    summary: Summary
+    failures: tuple[str, ...]  # pictures that could not be measured, and why
+    preview: Preview
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint and the exported weights are on the disk."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class SetBack:
+    """Too many steps in a row were skipped: the run is back in its last good state, at a lower rate."""
+
+    step: int
+    factor: float  # what the schedule's rate is multiplied by from here on
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The last event."""
+
+    step: int
+    reason: str  # finished, time, steps or interrupted
+
+
+Event = Logged | Validated | Saved | SetBack | Ended
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What ends a call before its recipe does."""
+
+    seconds: float | None = None  # of work
+    steps: int | None = None
+
+
+class Clock:
+    """Seconds of work. A machine's sleep or a stopped process does not count; a slow step does, within reason."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._usual: deque[float] = deque(maxlen=51)  # seconds a step, lately
+
+    def tick(self, steps: int) -> float:
+        """The seconds that the last `steps` steps took, but at most four times what is usual."""
+        now = time.monotonic()
+        each, self._last = (now - self._last) / steps, now
+        self._usual.append(each)
+        return steps * min(each, 4 * statistics.median(self._usual))
+
+    def lap(self) -> float:
+        """The seconds since the last tick or lap, all of them: for work that is no step."""
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        return seconds
+
+
+def train(  # noqa: C901  # one loop that is read from top to bottom
+    step: Step,
+    run: Path,
+    notes: Mapping[str, str],
+    *,
+    validation: DataSet | None = None,
+    checkpoint: Checkpoint | None = None,
+    limits: Limits = Limits(),
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:
+    """Train until the recipe, the time or the number of steps ends, or until `interrupted` says so.
+
+    Args:
+        step: the step, with network, recipe and pictures in it.
+        run: the run's directory, where checkpoint and weights go.
+        notes: text fields for the exported weights' header.
+        validation: pictures to validate on.
+        checkpoint: what to continue.
+        limits: what ends this call earlier.
+        interrupted: asked after every step (on a GPU: whenever its results are waited for).
+
+    Raises:
+        InputError: the checkpoint is of another network, or no validation picture can be measured.
+        OutputError: the run's directory cannot be written; earlier checkpoints stay as they are.
+        IrnError: the run does not recover from bad steps.
+    """
+    recipe = step.recipe
+    counters = Counters(step=0, elapsed=0.0, progress=0.0, setbacks=0)
+    if checkpoint is not None:
+        step.restore(checkpoint.tensors)
+        counters = checkpoint.counters
+    first, spent = counters, 0.0
+    good, tries = _snapshot(step), 0
+    timed = recipe.horizon == "time" and limits.seconds is not None
+    clock, marked, since = Clock(), counters.step, 0.0
+
+    while (reason := _reason_to_stop(step, limits, counters.step - first.step, counters, spent, interrupted)) is None:
+        begin = counters.step
+        end = _next_wait(step, begin, limits.steps and first.step + limits.steps)
+        factor = recipe.setback**counters.setbacks
+        norms = step.term_norms(begin) if recipe.term_norms and end % recipe.log_every == 0 else {}
+        for k in range(begin, end):
+            progress = counters.progress if timed else k / recipe.steps
+            rate = factor * recipe.rate(k, progress)
+            step.run(k, rate)
+        shown = step.read()
+        seconds = step.agree(clock.tick(end - begin))
+        spent, since = spent + seconds, since + seconds
+        progress = end / recipe.steps
+        if timed and limits.seconds is not None:
+            progress = first.progress + (1 - first.progress) * min(1.0, spent / limits.seconds)
+        counters = replace(counters, step=end, elapsed=first.elapsed + spent, progress=progress)
+
+        if shown["in_row"] >= recipe.patience:
+            if tries == _SETBACKS:
+                raise IrnError(
+                    f"gave up at step {end}: loss or gradient stay bad after {tries} returns to a good state"
+                )
+            _return_to(step, good)
+            tries += 1
+            counters = replace(counters, setbacks=counters.setbacks + 1)
+            yield SetBack(end, recipe.setback**counters.setbacks)
+        if end % recipe.log_every == 0:
+            row = {name: shown[name] for name in step.shown} | norms
+            row |= {"skipped": shown["skipped"], "lr": rate, "ms_per_step": 1000 * since / (end - marked)}
+            left = spent * (1 - progress) / max(progress - first.progress, 1e-9)
+            yield Logged(end, row | {"elapsed": counters.elapsed}, progress, left)
+            marked, since = end, 0.0
+        if end % recipe.save_every == 0 and shown["in_row"] == 0:
+            good, tries = _snapshot(step), 0
+            if step.process == 0:
+                _save(step, run, counters, notes)
+                yield Saved(end)
+        if validation is not None and step.process == 0 and end % recipe.validate_every == 0:
+            yield from _validate(step, end, validation, interrupted)
+        spent += step.agree(clock.lap())
+
+    if step.process == 0:
+        _save(step, run, counters, notes)
+        yield Saved(counters.step)
+        if validation is not None and reason != "interrupted":
+            for event in _validate(step, counters.step, validation, interrupted):
+                _export(step, run, counters, {**notes, **_as_notes(event.summary)})
+                yield event
+    yield Ended(counters.step, reason)
+
+
+def _reason_to_stop(
+    step: Step, limits: Limits, steps: int, counters: Counters, spent: float, interrupted: Callable[[], bool]
+) -> str | None:
+    """Why the run ends here, if it does; all processes come to the same answer."""
+    if step.agree(float(interrupted())):
+        return "interrupted"
+    timed = step.recipe.horizon == "time" and limits.seconds is not None
+    if counters.step >= step.recipe.steps and not timed:
+        return "finished"
+    if limits.seconds is not None and spent >= limits.seconds:
+        return "time"
+    if limits.steps is not None and steps >= limits.steps:
+        return "steps"
+    return None
+
+
+def _next_wait(step: Step, k: int, last: int | None) -> int:
+    """The step before which nobody asks for results: waiting for them costs a GPU time, and a CPU nothing."""
+    if step.device.type != "cuda":
+        return k + 1
+    recipe = step.recipe
+    marks = [k - k % every + every for every in (recipe.log_every, recipe.save_every, recipe.validate_every)]
+    return min(marks + [mark for mark in (last, recipe.steps) if mark is not None and mark > k])
+
+
+def _snapshot(step: Step) -> dict[str, Tensor]:
+    """A state to return to."""
+    return {name: value.clone() for name, value in step.state().items()}
+
+
+def _return_to(step: Step, tensors: Mapping[str, Tensor]) -> None:
+    """Put a good state back; the count of all skipped steps goes on."""
+    skipped = step.guard["skipped"].clone()
+    step.restore(tensors)
+    step.guard["skipped"].copy_(skipped)
+    step.guard["in_row"].zero_()
+
+
+def _save(step: Step, run: Path, counters: Counters, notes: Mapping[str, str]) -> None:
+    """Write the checkpoint, and export the averaged weights."""
+    save_checkpoint(run, Checkpoint(step.state(), counters, step.recipe, step.master.config, step.stamp, notes))
+    _export(step, run, counters, notes)
+
+
+def _export(step: Step, run: Path, counters: Counters, notes: Mapping[str, str]) -> None:
+    facts = {"steps": str(counters.step), "training_time": f"{counters.elapsed:.0f} s"}
+    save_model(run / WEIGHTS, step.averaged(), notes={**notes, **facts}, overwrite=True)
+
+
+def _validate(step: Step, k: int, validation: DataSet, interrupted: Callable[[], bool]) -> Iterator[Validated]:
+    """Measure the averaged weights as `irn eval` does; nothing comes when interrupted on the way.
+
+    Raises:
+        InputError: not one picture can be measured.
+    """
+    rescaler = Rescaler(step.averaged(), device=str(step.device), precision=step.precision)
+    scores: list[Score] = []
+    failures: list[str] = []
+    for result in evaluate([Network("weights", rescaler)], [validation]):
+        if interrupted():
+            return
+        if isinstance(result, Failure):
+            failures.append(result.error)
+        else:
+            scores.append(result)
+    if not scores:
+        raise InputError(f"no validation picture can be measured; the first: {failures[0]}")
+    preview = _preview(rescaler, validation.directory / scores[0].name)
+    yield Validated(k, summarise(scores)[0], tuple(failures), preview)
+
+
+def _preview(rescaler: Rescaler, path: Path) -> Preview:
+    pixels = read(path).pixels
+    height, width = (min(side - side % rescaler.scale, _PREVIEW) for side in pixels.shape[:2])
+    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+    original = np.ascontiguousarray(pixels[top : top + height, left : left + width])
+    small = rescaler.downscale(Picture(original))
+    return Preview(original, small.pixels, rescaler.upscale(small).pixels)
+
+
+def _as_notes(summary: Summary) -> dict[str, str]:
+    return {
+        "validation": f"PSNR {summary.psnr_y:.2f} dB, SSIM {summary.ssim_y:.4f} on Y over {summary.pictures} pictures; "
+        f"LR {summary.lr_psnr_y:.2f} dB from bicubic, worst 8x8 patch {summary.lr_worst_patch:.1f} levels"
+    }
