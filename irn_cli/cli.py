@@ -4,14 +4,22 @@ Bodies are thin and import what they need, so that `irn --help` is quick and loa
 turns errors into exit statuses: 0 all done, 1 some input failed, 2 wrong usage, 130 interrupted.
 """
 
+import os
 import sys
-from collections.abc import Callable
+import time
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from irn_cli.errors import IrnError
+from irn_cli.errors import InputError, IrnError, UsageError, one_line
+
+if TYPE_CHECKING:
+    from irn_cli.batch import Job, Outcome, Work
+    from irn_cli.inputs import Found
+    from irn_cli.progress import BatchProgress
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 
@@ -30,7 +38,7 @@ def main() -> None:
         sys.stderr.close()
         status = 1
     except IrnError as error:
-        click.echo(f"irn: {error}", err=True)
+        click.echo(f"irn: {one_line(str(error))}", err=True)
         status = error.exit_status
     sys.exit(status or 0)
 
@@ -79,40 +87,82 @@ def device_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def picture_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the inputs and the options that `downscale` and `upscale` share."""
+    for option in reversed((
+        click.argument("sources", nargs=-1, metavar="SRC..."),
+        click.option("-o", "--output", metavar="OUT",
+                     help="A file for one input, a directory for more; - is standard output.  [default: beside SRC]"),
+        click.option("--files-from", metavar="FILE", help="Read more inputs from FILE, one a line; - is stdin."),
+        click.option("-0", "--null", "zeros", is_flag=True, help="Names in --files-from end with a zero byte."),
+        click.option("--shard", metavar="I/N|slurm", help="Take the I-th of N shares of the inputs."),
+        click.option("--strip", is_flag=True, help="Leave out EXIF, XMP, colour profile and resolution."),
+        click.option("--max-pixels", type=click.IntRange(1), default=500_000_000, help="Refuse larger pictures."),
+        click.option("--force", is_flag=True, help="Replace existing files."),
+        click.option("--skip-existing", is_flag=True, help="Pass over inputs whose outputs exist."),
+        click.option("--json", "as_json", is_flag=True, help="Print a JSON object a picture on standard output."),
+        click.option("-q", "--quiet", is_flag=True, help="Tell only of warnings and failures."),
+        device_options,
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
 @irn.command()
-@click.argument("source", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write.  [default: SOURCE_down4.png]")
-@click.option("-s", "--scale", type=click.Choice(["2", "4", "8"]), default="4", help="How many times smaller.")
+@picture_options
+@click.option(
+    "-s",
+    "--scale",
+    type=click.Choice(["2", "4", "8"]),
+    help="How many times smaller.  [default: 4, or that of --model]",
+)
 @click.option("-m", "--model", help="Weights: a name or a path.  [default: the shipped ones of the scale]")
-@click.option("--force", is_flag=True, help="Replace existing files.")
-@device_options
+@click.option(
+    "--keep-latent",
+    is_flag=True,
+    help="Also write what the small picture cannot hold: with it the original comes back bit for bit.",
+)
+@click.option(
+    "--on-artifact",
+    type=click.Choice(["warn", "fail", "bicubic"]),
+    default="warn",
+    help="What to do about coloured blotches in the small picture; bicubic blends them away.",
+)
+@click.option("--verify", is_flag=True, help="Restore each small picture at once and tell the PSNR.")
+@click.option("--min-psnr", type=float, metavar="DB", help="Fail, and write nothing, where it is lower (on Y).")
 def downscale(
-    source: Path, output: Path | None, scale: str, model: str | None, force: bool,
-    device: str, precision: str, memory: str | None,
-) -> None:  # fmt: skip
+    scale: str | None, model: str | None, keep_latent: bool, on_artifact: Any, verify: bool, min_psnr: float | None,
+    device: str, precision: str, memory: str | None, **common: Any,
+) -> int:  # fmt: skip
     r"""Make pictures small, so that `irn upscale` can make them large again.
+
+    SRC are pictures, directories (searched to the bottom) or glob patterns; - is standard input.
 
     \b
     Example:
-      irn downscale photo.jpg        # writes photo_down4.png
+      irn downscale photo.jpg              # writes photo_down4.png
+      irn downscale photos -o small        # mirrors the tree of photos under small
     """
-    from irn_cli.device import tune_allocator
-    from irn_cli.image import read, write
+    from irn_cli.batch import Downscaler, plan_downscale
     from irn_cli.rescale import Rescaler
     from irn_cli.weights import DEFAULT_MODELS, load_model
 
-    tune_allocator()
-    scaler = Rescaler(load_model(model or DEFAULT_MODELS[int(scale)]), device, precision, memory)
-    target = output or source.with_name(f"{source.stem}_down{scaler.scale}.png")
-    write(target, scaler.downscale(read(source)), overwrite=force)
-    click.echo(str(target))
+    batch = _Batch(**common)
+    found = batch.find()
+    if model is None and (scale := scale or "4") and int(scale) not in DEFAULT_MODELS:
+        raise UsageError(f"no weights for {scale}x are shipped: --model names yours")
+    scaler = Rescaler(load_model(model or DEFAULT_MODELS[int(scale or 4)]), device, precision, memory, batch.step)
+    if scale and int(scale) != scaler.scale:
+        raise UsageError(f"{scaler.model.name} makes pictures {scaler.scale} times smaller, not {scale}")
+    plan = plan_downscale(found, batch.outputs, scaler.scale, keep_latent=keep_latent)
+    return batch.run(plan, Downscaler(scaler, keep_latent, on_artifact, verify, min_psnr))
 
 
 @irn.command()
-@click.argument("source", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write.  [default: SOURCE_up4.png]")
+@picture_options
+@click.option("-s", "--scale", type=click.Choice(["2", "4", "8"]), help="For pictures without a record of irn.")
 @click.option("-m", "--model", help="Weights: a name or a path.  [default: those that made the small picture]")
-@click.option("--samples", type=click.IntRange(1), default=1, help="How many restorations to draw.")
+@click.option("--samples", type=click.IntRange(1), default=1, help="How many restorations to draw of each.")
 @click.option("--seed", type=int, default=0, help="Which latents to draw.")
 @click.option(
     "--temperature",
@@ -120,35 +170,107 @@ def downscale(
     default=1.0,
     help="Standard deviation of the latent; anything but 1 lies outside what the networks were trained for.",
 )
-@click.option("--force", is_flag=True, help="Replace existing files.")
-@device_options
+@click.option(
+    "--latent",
+    type=click.Path(path_type=Path),
+    help="The kept latent of the one input.  [default: the one beside it, if any]",
+)
+@click.option("--spread", is_flag=True, help="Also write where the samples differ, 20 times, darker is more.")
 def upscale(
-    source: Path, output: Path | None, model: str | None, samples: int, seed: int, temperature: float, force: bool,
-    device: str, precision: str, memory: str | None,
-) -> None:  # fmt: skip
+    scale: str | None, model: str | None, samples: int, seed: int, temperature: float, latent: Path | None,
+    spread: bool, device: str, precision: str, memory: str | None, **common: Any,
+) -> int:  # fmt: skip
     r"""Make small pictures large again, as they were before `irn downscale`.
+
+    SRC are pictures, directories (searched to the bottom) or glob patterns; - is standard input.
 
     \b
     Example:
-      irn upscale photo_down4.png    # writes photo_up4.png
+      irn upscale photo_down4.png              # writes photo_up4.png
+      irn upscale small -o large --samples 3   # three restorations of each picture
     """
-    from irn_cli.device import tune_allocator
-    from irn_cli.image import read, write
-    from irn_cli.record import Record
+    from irn_cli.batch import Upscaler, plan_upscale
     from irn_cli.rescale import Rescaler
-    from irn_cli.weights import find_by_hash, load_model
+    from irn_cli.weights import load_model
 
-    tune_allocator()
-    picture = read(source)
-    record = picture.record if isinstance(picture.record, Record) else None
-    weights = model or (record and (find_by_hash(record.weights) or record.model)) or "irn-x4"
-    scaler = Rescaler(load_model(weights), device, precision, memory)
-    stem = source.stem.removesuffix(f"_down{scaler.scale}")
-    for sample in range(samples):
-        number = f"_{sample + 1}" if samples > 1 else ""
-        target = output or source.with_name(f"{stem}_up{scaler.scale}{number}.png")
-        write(target, scaler.upscale(picture, seed=seed, temperature=temperature, sample=sample), overwrite=force)
-        click.echo(str(target))
+    if spread and samples < 2:
+        raise UsageError("--spread shows how samples differ: it needs --samples 2 or more")
+    if latent and samples > 1:
+        raise UsageError("--latent and --samples exclude each other: with the latent nothing is drawn")
+    batch = _Batch(**common)
+    found = batch.find()
+    if latent and len(found) != 1:
+        raise UsageError(f"--latent belongs to one picture, but there are {len(found)}")
+    factor = int(scale) if scale else None
+    plan = plan_upscale(found, batch.outputs, factor, samples=samples, spread=spread)
+
+    def load(source: str | Path) -> Rescaler:
+        return Rescaler(load_model(source), device, precision, memory, batch.step)
+
+    return batch.run(plan, Upscaler(load, model, factor, samples, seed, temperature, latent, spread))
+
+
+class _Batch:
+    """What `downscale` and `upscale` share: the inputs found, the batch run and shown, the exit status."""
+
+    def __init__(
+        self, sources: tuple[str, ...], output: str | None, files_from: str | None, zeros: bool, shard: str | None,
+        strip: bool, max_pixels: int, force: bool, skip_existing: bool, as_json: bool, quiet: bool,
+    ) -> None:  # fmt: skip
+        from irn_cli.batch import Outputs
+        from irn_cli.inputs import parse_shard
+
+        if not sources and not files_from:
+            raise click.UsageError("Missing argument 'SRC...'.")
+        if "-" in sources and files_from == "-":
+            raise UsageError("standard input cannot be both a picture and the list of --files-from")
+        if as_json and (output == "-" or (output is None and "-" in sources)):
+            raise UsageError("standard output cannot take both a picture and --json; -o names a file")
+        self.outputs = Outputs(output, force, skip_existing)
+        self._sources, self._files_from, self._zeros = sources, files_from, zeros
+        self._shard = parse_shard(shard, os.environ) if shard else (1, 1)
+        self._strip, self._max_pixels = strip, max_pixels
+        self._as_json, self._quiet = as_json, quiet
+        self._begin = time.perf_counter()
+        self._progress: BatchProgress | None = None
+
+    def find(self) -> "list[Found]":
+        """The inputs."""
+        from irn_cli.inputs import find_pictures, read_list
+
+        listed: list[str] = []
+        if self._files_from == "-":
+            listed = read_list(sys.stdin.buffer, zeros=self._zeros)
+        elif self._files_from:
+            try:
+                with Path(self._files_from).open("rb") as stream:
+                    listed = read_list(stream, zeros=self._zeros)
+            except OSError as error:
+                raise InputError(f"cannot read {self._files_from}: {error.strerror}") from error
+        return find_pictures(self._sources, listed)
+
+    def step(self, share: float) -> None:
+        """Pass on how far the network is with the picture at hand."""
+        if self._progress:
+            self._progress.step(share)
+
+    def run(self, plan: "Sequence[Job | Outcome]", work: "Work") -> int:
+        """Work through the plan and show it; the exit status."""
+        from irn_cli.batch import run, share
+        from irn_cli.device import tune_allocator
+        from irn_cli.progress import BatchProgress
+
+        # What a decoder has to say about odd files reaches the user as our warnings and failures.
+        warnings.filterwarnings("ignore", module="PIL")
+        tune_allocator()
+        plan = share(plan, *self._shard)
+        with BatchProgress(len(plan), quiet=self._quiet, as_json=self._as_json) as self._progress:
+            outcomes = run(plan, work, self.outputs, strip=self._strip, max_pixels=self._max_pixels,
+                           started=self._progress.started)  # fmt: skip
+            for outcome in outcomes:
+                self._progress.ended(outcome)
+            self._progress.summary(time.perf_counter() - self._begin)
+        return 1 if self._progress.counts["failed"] else 0
 
 
 @irn.group()

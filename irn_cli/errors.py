@@ -35,3 +35,8 @@ class OutputError(IrnError):
 
 class DeviceError(IrnError):
     """The device asked for is absent, or its memory does not suffice even for the smallest tile."""
+
+
+def one_line(text: str) -> str:
+    """A message or a file's name as one printable line: newlines, control and broken characters become escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

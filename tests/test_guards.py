@@ -22,7 +22,7 @@ FLOORS = (
     {"files"},
     {"model", "device", "resize", "metrics", "record", "latent"},
     {"engine", "image", "weights", "alpha", "artifact"},
-    {"rescale"},
+    {"rescale", "inputs"},
     {"evaluate", "batch"},
     {"train"},
     {"report", "progress", "monitor"},

@@ -1,0 +1,409 @@
+"""Many pictures: what each becomes, and the work itself, whatever happens to one of them.
+
+Decoding the next picture and encoding the last overlap with the network. Nothing here prints: outcomes are yielded, one
+a picture, for `progress.py` to show.
+"""
+
+import dataclasses
+import io
+import itertools
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from irn_cli.errors import InputError, IrnError, UsageError
+from irn_cli.image import MAX_PIXELS, Picture, output_format, read, write
+from irn_cli.inputs import STREAM, Found
+from irn_cli.latent import Latent, latent_path, read_latent, write_latent
+from irn_cli.record import Record
+from irn_cli.rescale import OnArtifact, Pixels, Rescaler
+from irn_cli.weights import DEFAULT_MODELS, find_by_hash
+
+_ALONE = 24_000_000  # pixels: larger pictures are not decoded ahead, so that two never share the memory
+
+
+# What each becomes ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where results go, and what may be overwritten."""
+
+    output: str | None = None  # -o: a file for one input, a directory for more; "-" is standard output
+    force: bool = False
+    skip_existing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.force and self.skip_existing:
+            raise UsageError("--force and --skip-existing exclude each other")
+
+    def target(self, found: Found, name: str, *, many: bool) -> Path:
+        """Where the result of one input goes; `name` is what it is called by default."""
+        if self.output is None:
+            return STREAM if found.path == STREAM else found.path.with_name(name)
+        if many or self.output.endswith(os.sep) or Path(self.output).is_dir():
+            return Path(self.output) / found.place / name
+        return Path(self.output)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to be worked on."""
+
+    source: Path
+    targets: tuple[Path, ...]  # all that may be written for it
+    pixels: int = 0  # of the input, as far as known
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one picture."""
+
+    source: Path
+    status: Literal["done", "skipped", "failed"]
+    outputs: tuple[Path, ...] = ()  # what was written
+    reason: str = ""  # why it was skipped, or failed
+    warnings: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)  # seconds, sizes (width, height), and what was measured
+
+    def as_json(self) -> dict[str, Any]:
+        """The outcome as one JSON object."""
+        return {
+            "source": str(self.source),
+            "status": self.status,
+            "outputs": [str(path) for path in self.outputs],
+            "reason": self.reason,
+            "warnings": list(self.warnings),
+            **self.facts,
+        }
+
+
+def plan_downscale(found: Sequence[Found], outputs: Outputs, scale: int, *, keep_latent: bool) -> list[Job | Outcome]:
+    """Decide what each input becomes small as; a picture that irn made is passed over.
+
+    Raises:
+        UsageError: two inputs would be written to one file, one over another input, or in an unknown format.
+    """
+    many = len(found) > 1 or not all(one.named for one in found)
+    plan: list[Job | Outcome] = []
+    for one in found:
+        if one.header and one.header.record:
+            plan.append(Outcome(one.path, "skipped", reason="irn made it itself"))
+            continue
+        target = outputs.target(one, f"{one.path.stem}_down{scale}.png", many=many)
+        _check_format(target, small=True)
+        if keep_latent and target == STREAM:
+            raise UsageError("--keep-latent needs a file beside which the latent can lie, not standard output")
+        plan.append(_job(one, [target, latent_path(target)] if keep_latent else [target]))
+    _check_collisions(plan)
+    return plan
+
+
+def plan_upscale(
+    found: Sequence[Found], outputs: Outputs, scale: int | None, *, samples: int, spread: bool
+) -> list[Job | Outcome]:
+    """Decide what each input becomes large as.
+
+    A restored picture is passed over; in directories also one without a record, unless a scale is given for such.
+
+    Raises:
+        UsageError: as `plan_downscale`.
+    """
+    many = len(found) > 1 or not all(one.named for one in found)
+    plan: list[Job | Outcome] = []
+    for one in found:
+        record = one.header.record if one.header else None
+        if record and not isinstance(record, Record):
+            plan.append(Outcome(one.path, "skipped", reason="irn restored it already"))
+            continue
+        if one.header and not record and not scale and not one.named:
+            plan.append(Outcome(one.path, "skipped", reason="no record of irn in it; --scale enlarges such too"))
+            continue
+        factor = record.scale if record else scale or 4
+        stem = one.path.stem.removesuffix(f"_down{factor}")
+        target = outputs.target(one, f"{stem}_up{factor}.png", many=many)
+        _check_format(target, small=False)
+        if target == STREAM and samples > 1:
+            raise UsageError("standard output takes one picture: --samples and --spread need files")
+        names = [f"_{sample + 1}" for sample in range(samples)] if samples > 1 else [""]
+        targets = [target if not name else target.with_stem(target.stem + name) for name in names]
+        plan.append(_job(one, [*targets, target.with_stem(target.stem + "_spread")] if spread else targets))
+    _check_collisions(plan)
+    return plan
+
+
+def _job(found: Found, targets: list[Path]) -> Job:
+    height, width = found.header.size if found.header else (0, 0)
+    return Job(found.path, tuple(targets), height * width)
+
+
+def _check_format(target: Path, *, small: bool) -> None:
+    if target != STREAM:
+        output_format(target, small=small)
+
+
+def _check_collisions(plan: Sequence[Job | Outcome]) -> None:
+    makers: dict[Path, Path] = {}
+    sources = {item.source.resolve() for item in plan if item.source != STREAM}
+    for job in plan:
+        for target in job.targets if isinstance(job, Job) else ():
+            where = target.resolve()
+            if where in sources and target != STREAM:
+                raise UsageError(f"{job.source} would be written over the input {target}")
+            if where in makers:
+                raise UsageError(f"{makers[where]} and {job.source} would both be written to {target}")
+            makers[where] = job.source
+
+
+def share(plan: Sequence[Job | Outcome], index: int, count: int) -> list[Job | Outcome]:
+    """Every count-th item from the index-th (from 1): the shares of 1 to N are the whole."""
+    return list(plan[index - 1 :: count])
+
+
+# The work -------------------------------------------------------------------------------------------------------------
+
+Content = Picture | Latent
+Work = Callable[[Job, Picture, dict[str, Any]], Iterator[tuple[Path, Content]]]
+
+
+@dataclass(frozen=True)
+class Downscaler:
+    """Makes one picture small, and checks it if asked to."""
+
+    scaler: Rescaler
+    keep_latent: bool = False
+    on_artifact: OnArtifact = "warn"
+    verify: bool = False
+    min_psnr: float | None = None  # dB on Y; a picture that restores worse is not written
+
+    def __call__(self, job: Job, picture: Picture, facts: dict[str, Any]) -> Iterator[tuple[Path, Content]]:
+        """Yield what is to be written; facts and warnings go into `facts`."""
+        small = self.scaler.downscale(picture, keep_latent=self.keep_latent, on_artifact=self.on_artifact)
+        facts["warnings"] = small.warnings
+        facts["output_size"] = small.size[::-1]
+        if self.verify or self.min_psnr is not None:
+            fidelity = self.scaler.verify(picture, dataclasses.replace(small, latent=None, warnings=()))
+            facts["psnr_y"], facts["psnr_rgb"] = fidelity.luma, fidelity.rgb
+            if self.min_psnr is not None and fidelity.luma < self.min_psnr:
+                raise InputError(f"it restores at {fidelity.luma:.2f} dB, below {self.min_psnr:g} dB: not written")
+        if small.latent:
+            facts["latent_bytes"] = 2 * (small.latent.z.numel() + small.latent.rounding.numel())
+            yield job.targets[1], small.latent
+        yield job.targets[0], small
+
+
+@dataclass(frozen=True)
+class Upscaler:
+    """Makes one small picture large, as often as asked, with the weights that it was made with."""
+
+    load: Callable[[str | Path], Rescaler]  # from a name or path of weights
+    model: str | None = None  # instead of the weights in the record
+    scale: int | None = None  # for pictures without a record
+    samples: int = 1
+    seed: int = 0
+    temperature: float = 1.0
+    latent: Path | None = None  # instead of the one beside the picture
+    spread: bool = False
+    _loaded: dict[str, Rescaler] = field(default_factory=dict)
+
+    def __call__(self, job: Job, picture: Picture, facts: dict[str, Any]) -> Iterator[tuple[Path, Content]]:
+        """Yield what is to be written; facts and warnings go into `facts`."""
+        beside = latent_path(job.source)
+        if self.latent or (self.samples == 1 and beside.is_file()):
+            picture = dataclasses.replace(picture, latent=read_latent(self.latent or beside))
+        scaler = self._scaler(picture)
+        first: Picture | None = None
+        total: Any = 0.0
+        for sample in range(self.samples):
+            large = scaler.upscale(picture, seed=self.seed, temperature=self.temperature, sample=sample)
+            facts["warnings"] = large.warnings
+            facts["output_size"] = large.size[::-1]
+            yield job.targets[sample], large
+            if self.spread:
+                first = first or large
+                total = total + _difference(large.pixels, first.pixels)
+        if self.spread and first:
+            yield job.targets[-1], _spread_picture(first, total / (self.samples - 1))
+
+    def _scaler(self, picture: Picture) -> Rescaler:
+        record = picture.record if isinstance(picture.record, Record) else None
+        scale = record.scale if record else self.scale
+        if scale is None:
+            raise InputError("no record of irn in it: --scale is needed to enlarge it all the same")
+        source = self.model or (record.weights if record else "") or str(scale)
+        if source not in self._loaded:
+            self._loaded[source] = self.load(self.model or _weights(record, scale))
+        scaler = self._loaded[source]
+        if scaler.scale != scale:
+            raise UsageError(f"{scaler.model.name} makes pictures {scaler.scale} times larger, not {scale}")
+        return scaler
+
+
+def _weights(record: Record | None, scale: int) -> str | Path:
+    """The weights for a small picture: the very ones that made it, else others of its scale."""
+    if record and (path := find_by_hash(record.weights)):
+        return path
+    if scale not in DEFAULT_MODELS:
+        wanted = f"{record.model} ({record.weights[:12]})" if record else f"for {scale}x"
+        raise InputError(f"the weights {wanted} are not at hand; --model names others")
+    return DEFAULT_MODELS[scale]
+
+
+def _difference(a: Pixels, b: Pixels) -> NDArray[np.float32]:
+    """Mean absolute difference over the channels, (H, W), levels."""
+    result = np.empty(a.shape[:2], np.float32)
+    for row in range(len(a)):
+        result[row] = np.abs(a[row].astype(np.int16) - b[row]).mean(1)
+    return result
+
+
+def _spread_picture(first: Picture, difference: NDArray[np.float32]) -> Picture:
+    """Where draws of the latent differ, as Fig. 1 of the paper's appendix shows it: 20 times, darker is more."""
+    grey = np.rint(255 - np.clip(20 * difference, 0, 255)).astype(np.uint8)
+    return Picture(np.repeat(grey[..., None], 3, 2), mode="L", record=first.record)
+
+
+def run(
+    plan: Sequence[Job | Outcome],
+    work: Work,
+    outputs: Outputs,
+    *,
+    strip: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    started: Callable[[Job], None] = lambda _: None,
+) -> Iterator[Outcome]:
+    """Work on one picture after another; each ends in an outcome, and none stops the others.
+
+    Args:
+        plan: what is to be done, and outcomes that are clear already.
+        work: yields what is to be written for a job.
+        outputs: what may be overwritten.
+        strip: leave metadata out.
+        max_pixels: refuse larger pictures.
+        started: told of each job when its turn comes.
+
+    Yields:
+        An outcome for each item of the plan, in its order.
+    """
+    items = [_settled(item, outputs) for item in plan]
+    jobs = [item for item in items if isinstance(item, Job)]
+    following = dict(itertools.pairwise(jobs))
+    line = _Line(work, outputs, strip, max_pixels)
+    ending: _Ending | None = None
+    try:
+        for item in items:
+            if isinstance(item, Job):
+                started(item)
+                begun = line.begin(item, following.get(item))
+            if ending:
+                yield ending.outcome()
+            ending = begun if isinstance(item, Job) else None
+            if isinstance(item, Outcome):
+                yield item
+        if ending:
+            yield ending.outcome()
+    finally:
+        line.stop()
+
+
+class _Line:
+    """The assembly line: one thread decodes ahead, the caller's runs the network, one encodes what is done."""
+
+    def __init__(self, work: Work, outputs: Outputs, strip: bool, max_pixels: int) -> None:
+        self._work, self._outputs, self._strip, self._max_pixels = work, outputs, strip, max_pixels
+        self._reader, self._writer = ThreadPoolExecutor(1, "irn-read"), ThreadPoolExecutor(1, "irn-write")
+        self._ahead: Future[Picture] | None = None
+        self._last_write: Future[None] | None = None
+
+    def begin(self, job: Job, following: Job | None) -> "_Ending":
+        """Do all of a job but wait for its files to be written."""
+        begun = _Ending(job)
+        try:
+            reading, self._ahead = self._ahead or self._reader.submit(self._load, job), None
+            picture = reading.result()
+            begun.facts["input_size"] = picture.size[::-1]
+            alone = max(picture.pixels.size // 3, following.pixels if following else 0) > _ALONE
+            if following and not alone:
+                self._ahead = self._reader.submit(self._load, following)
+            for target, content in self._work(job, picture, begun.facts):
+                if self._outputs.skip_existing and target.exists():
+                    continue
+                if self._last_write:
+                    wait([self._last_write])  # one picture waits to be written at most
+                self._last_write = self._writer.submit(self._store, target, content)
+                begun.writes.append((target, self._last_write))
+                if alone:
+                    wait([self._last_write])
+        except _FAILURES as error:
+            begun.error = error
+        begun.facts["seconds"] = time.perf_counter() - begun.begin
+        return begun
+
+    def stop(self) -> None:
+        """Begin nothing more; what is being written is finished."""
+        for pool in (self._reader, self._writer):
+            pool.shutdown(cancel_futures=True)
+
+    def _load(self, job: Job) -> Picture:
+        source = io.BytesIO(sys.stdin.buffer.read()) if job.source == STREAM else job.source
+        picture = read(source, max_pixels=self._max_pixels)
+        return dataclasses.replace(picture, icc=None, exif=None, xmp=None, dpi=None) if self._strip else picture
+
+    def _store(self, target: Path, content: Content) -> None:
+        if isinstance(content, Latent):
+            write_latent(target, content, overwrite=self._outputs.force)
+        elif target == STREAM:
+            write(sys.stdout.buffer, content)
+        else:
+            write(target, content, overwrite=self._outputs.force)
+
+
+# torch reports a failed allocation on the CPU as a RuntimeError.
+_FAILURES = (IrnError, MemoryError, RuntimeError)
+
+
+@dataclass
+class _Ending:
+    """A job whose files may still be being written."""
+
+    job: Job
+    facts: dict[str, Any] = field(default_factory=dict)
+    writes: list[tuple[Path, Future[None]]] = field(default_factory=list)
+    error: BaseException | None = None
+    begin: float = field(default_factory=time.perf_counter)
+
+    def outcome(self) -> Outcome:
+        written = []
+        for target, future in self.writes:
+            try:
+                future.result()
+                written.append(target)
+            except _FAILURES as error:
+                self.error = self.error or error
+        warnings = tuple(self.facts.pop("warnings", ()))
+        reason = str(self.error or "")
+        if self.error and not isinstance(self.error, IrnError):
+            reason = f"{type(self.error).__name__}: {reason}"
+        status: Literal["failed", "done"] = "failed" if self.error else "done"
+        return Outcome(self.job.source, status, tuple(written), reason, warnings, self.facts)
+
+
+def _settled(item: Job | Outcome, outputs: Outputs) -> Job | Outcome:
+    """A job, or its outcome where what it would write is there already."""
+    if isinstance(item, Outcome) or outputs.force:
+        return item
+    there = [target for target in item.targets if target != STREAM and os.path.lexists(target)]
+    if outputs.skip_existing:
+        done = len(there) == len(item.targets)
+        return Outcome(item.source, "skipped", reason=f"{there[0]} exists already") if done else item
+    if there:
+        return Outcome(item.source, "failed", reason=f"{there[0]} exists already (--force replaces it)")
+    return item

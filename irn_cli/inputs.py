@@ -1,0 +1,129 @@
+"""Which files a command line means: names, directories, patterns, lists, standard input; and which share of them."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from irn_cli.errors import InputError, UsageError
+from irn_cli.image import SUFFIXES, Header, peek
+
+STREAM = Path("-")  # standard input; as an output, standard output
+_WILDCARDS = frozenset("*?[")
+
+
+@dataclass(frozen=True)
+class Found:
+    """An input: a file, or standard input."""
+
+    path: Path
+    place: Path  # its directory below the one that was given; mirrored below the output's
+    named: bool  # given by name or list, not found in a directory or by a pattern
+    header: Header | None  # None where it cannot be read; that is told when its turn comes
+
+
+def find_pictures(sources: Sequence[str], listed: Iterable[str] = ()) -> list[Found]:
+    """Find the files that command-line arguments mean.
+
+    Args:
+        sources: files; directories, searched to the bottom for names that look like a picture's (not hidden ones); glob
+            patterns that the shell did not expand; `-` for standard input.
+        listed: more files, from a list.
+
+    Returns:
+        Each file once: first what was found in directories and by patterns, sorted, then what was named. Named files
+        lie relative to the deepest directory that holds all of them.
+
+    Raises:
+        InputError: something named is not there, or a directory or pattern holds no picture.
+    """
+    named: list[Path] = []
+    found: dict[Path, Path] = {}
+    for source in sources:
+        path = Path(source)
+        if path == STREAM or path.is_file():
+            named.append(path)
+        elif path.is_dir():
+            found.update(_in_directory(path))
+        elif _WILDCARDS & set(source):
+            found.update(_by_pattern(path))
+        else:
+            raise InputError(f"no such file or directory: {source}")
+    named.extend(map(Path, listed))
+    named = [path for path in dict.fromkeys(named) if path not in found]
+    directories = {path: path.parent.resolve() for path in named if path != STREAM}
+    common = os.path.commonpath(directories.values()) if directories else ""
+    return [
+        *(Found(path, place, False, _peek(path)) for path, place in found.items()),
+        *(Found(path, directories.get(path, Path()).relative_to(common), True, _peek(path)) for path in named),
+    ]
+
+
+def _in_directory(directory: Path) -> dict[Path, Path]:
+    files = {file: file.parent.relative_to(directory) for file in _walk(directory)}
+    if not files:
+        raise InputError(f"no pictures in {directory}")
+    return files
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    for entry in sorted(directory.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            yield from _walk(entry)
+        elif entry.suffix.lower() in SUFFIXES and entry.is_file():
+            yield entry
+
+
+def _by_pattern(pattern: Path) -> dict[Path, Path]:
+    parts = pattern.parts
+    plain = next(index for index, part in enumerate(parts) if _WILDCARDS & set(part))
+    base = Path(*parts[:plain])
+    files = {}
+    for match in sorted(base.glob(str(Path(*parts[plain:])))):
+        below = match.relative_to(base)
+        if match.is_file() and not any(part.startswith(".") for part in below.parts):
+            files[match] = below.parent
+    if not files:
+        raise InputError(f"no file matches {pattern}")
+    return files
+
+
+def _peek(path: Path) -> Header | None:
+    try:
+        return None if path == STREAM else peek(path)
+    except InputError:
+        return None
+
+
+def read_list(stream: BinaryIO, *, zeros: bool) -> list[str]:
+    """Read names of files, one a line, or each ended by a zero byte as `find -print0` writes them."""
+    names = stream.read().split(b"\0" if zeros else b"\n")
+    return [os.fsdecode(name if zeros else name.removesuffix(b"\r")) for name in names if name.strip(b"\r")]
+
+
+def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
+    """Turn `I/N` (from 1), or `slurm` and the environment of a Slurm array's task, into (I, N).
+
+    Raises:
+        UsageError: the text is neither, I is not within 1 to N, or there is no such task.
+    """
+    if text == "slurm":
+        names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "STEP", "COUNT")]
+        try:
+            task, first, step, count = (int(environment[name]) for name in names)
+        except KeyError as error:
+            raise UsageError(f"--shard slurm: expected a Slurm array's task, but {error.args[0]} is not set") from None
+        except ValueError:
+            raise UsageError(f"--shard slurm: expected whole numbers in {', '.join(names)}") from None
+        index = (task - first) // max(step, 1) + 1
+    else:
+        left, slash, right = text.partition("/")
+        if not (slash and left.isdecimal() and right.isdecimal()):
+            raise UsageError(f"--shard {text}: expected I/N, as 1/8, or slurm")
+        index, count = int(left), int(right)
+    if not 1 <= index <= count:
+        raise UsageError(f"--shard {text}: expected a share from 1 to {count}, not {index}")
+    return index, count
