@@ -35,8 +35,8 @@ _READERS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "AVIF", "GIF")
 _LOSSLESS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
     ".webp": ("WEBP", {"lossless": True, "exact": True}),  # not exact: colours under transparent pixels would change
-    ".tif": ("TIFF", {"compression": "tiff_adobe_deflate"}),
-    ".tiff": ("TIFF", {"compression": "tiff_adobe_deflate"}),
+    ".tif": ("TIFF", {}),
+    ".tiff": ("TIFF", {}),
 }
 _LOSSY: dict[str, tuple[str, dict[str, Any]]] = {
     ".jpg": ("JPEG", {"quality": 95, "subsampling": "4:4:4"}),
@@ -239,7 +239,7 @@ def _picture(image: Image.Image, warnings: list[str]) -> Picture:
         pixels,
         alpha,
         mode,
-        icc if icc and icc[16:20] == {"RGB": b"RGB ", "L": b"GRAY"}[mode] else None,
+        icc if icc and image.mode != "CMYK" and icc[16:20] == {"RGB": b"RGB ", "L": b"GRAY"}[mode] else None,
         exif,
         _upright_xmp(xmp.encode() if isinstance(xmp, str) else xmp),
         _dpi(image.info.get("dpi")),
@@ -410,7 +410,12 @@ def _encode(stream: BinaryIO, picture: Picture, kind: str, options: dict[str, An
     if kind == "PNG":
         options["pnginfo"] = _png_chunks(picture)
     elif xmp := _xmp_with_record(picture):
-        options["xmp"] = xmp
+        if kind == "TIFF":
+            options["exif"] = Image.Exif()  # Pillow's way to further tags
+            options["exif"].load(picture.exif)
+            options["exif"][ExifTags.Base.XMLPacket] = xmp
+        else:
+            options["xmp"] = xmp
     image.save(stream, kind, **options)
 
 

@@ -4,6 +4,7 @@ A small picture carries a `Record`, a restored one a `Restored`; both are one JS
 (or in its XMP). The reader takes fields that it does not know as a later version's and leaves them out.
 """
 
+import base64
 import dataclasses
 import hashlib
 import json
@@ -43,6 +44,10 @@ class Record:
         for name in ("weights", "pixels"):
             if not re.fullmatch("[0-9a-f]{64}", getattr(self, name)):
                 raise RecordError(f"a record whose {name!r} is no SHA-256: {getattr(self, name)[:80]!r}")
+        try:
+            base64.b64decode(self.grey_icc, validate=True)
+        except ValueError as error:
+            raise RecordError(f"a record whose 'grey_icc' is no base64: {error}") from None
 
     @property
     def small_size(self) -> tuple[int, int]:
