@@ -15,6 +15,7 @@ from torch import Tensor
 from irn_cli.alpha import enlarge_alpha, fill_hidden, shrink_alpha
 from irn_cli.artifact import THRESHOLD, artifact_mask, find_artifact
 from irn_cli.device import Precision, parse_memory, resolve_device, resolve_precision
+from irn_cli.engine import Engine
 from irn_cli.errors import InputError
 from irn_cli.image import Picture
 from irn_cli.latent import Latent
@@ -29,22 +30,6 @@ Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 
 _BAND = 256  # rows converted at a time between 8 bits and float32
 _SHARES = (0.25, 0.5, 0.75, 1.0)  # of the bicubic small picture, tried in turn where a blotch is
-
-
-class Engine:
-    """Stand-in until `engine.py` lands: the plain network on the whole picture."""
-
-    def __init__(self, model: IRN, device: torch.device, precision: Precision, memory: int | None = None) -> None:
-        self.model = model
-
-    @torch.inference_mode()
-    def downscale(self, x: Tensor, progress: Callable[[float], None] | None = None) -> Tensor:
-        return torch.cat(self.model.downscale(x.permute(2, 0, 1)[None]), 1)[0].permute(1, 2, 0).contiguous()
-
-    @torch.inference_mode()
-    def upscale(self, u: Tensor, progress: Callable[[float], None] | None = None) -> Tensor:
-        v = u.permute(2, 0, 1)[None]
-        return self.model.upscale(v[:, :3], v[:, 3:])[0].permute(1, 2, 0).contiguous()
 
 
 @dataclass(frozen=True)
