@@ -273,6 +273,95 @@ class _Batch:
         return 1 if self._progress.counts["failed"] else 0
 
 
+@irn.command("eval")
+@click.option(
+    "--data",
+    "directories",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    required=True,
+    metavar="DIR",
+    help="A folder of pictures, sub-folders included: a data set named after it.  [repeatable]",
+)
+@click.option(
+    "-m",
+    "--model",
+    "models",
+    multiple=True,
+    metavar="MODEL",
+    help="Weights: a name, a path, or an official .pth.  [repeatable; default: the shipped ones of the scale]",
+)
+@click.option(
+    "-s", "--scale", type=click.Choice(["2", "4", "8"]), help="How many times smaller.  [default: the models', or 4]"
+)
+@click.option(
+    "--baseline",
+    "baselines",
+    type=click.Choice(["bicubic", "lanczos", "area"]),
+    multiple=True,
+    help="Measure plain interpolation too.  [repeatable]",
+)
+@click.option("--samples", type=click.IntRange(1), default=1, help="Draws of the latent a picture; scores are means.")
+@click.option("--seed", type=int, default=0, help="Which latents to draw.")
+@click.option(
+    "--temperature", type=click.FloatRange(0), default=1.0, help="Standard deviation of the latent; 0 is its mean."
+)
+@click.option("--crop", type=click.IntRange(0), help="Pixels left out at each border.  [default: the scale]")
+@click.option(
+    "--report",
+    "page",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Write a page with the tables and with pictures to compare.",
+)
+@click.option("--json", "json_file", metavar="FILE|-", help="Write everything as JSON; an infinite PSNR is null.")
+@click.option("--csv", "csv_file", metavar="FILE|-", help="Write a line for each picture and method.")
+@click.option("--force", is_flag=True, help="Replace existing files.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress and no table.")
+@device_options
+def eval_(
+    directories: tuple[Path, ...], models: tuple[str, ...], scale: str | None, baselines: tuple[str, ...],
+    samples: int, seed: int, temperature: float, crop: int | None, page: Path | None, json_file: str | None,
+    csv_file: str | None, force: bool, quiet: bool, device: str, precision: str, memory: str | None,
+) -> int:  # fmt: skip
+    r"""Measure models on folders of pictures, as the papers do, beside the papers' numbers.
+
+    A picture that cannot be read is told, left out, and makes the exit status 1.
+
+    \b
+    Example:
+      irn eval --data Set5 --data Set14 -m irn-x4 --baseline bicubic --samples 5 --report report.html
+    """
+    from irn_cli import report
+    from irn_cli.device import tune_allocator
+    from irn_cli.evaluate import evaluate, find_data_sets, load_methods
+    from irn_cli.files import require_writable
+
+    if json_file == csv_file == "-":
+        raise click.UsageError("--json and --csv cannot both write to standard output")
+    for path in (page, json_file, csv_file):
+        if path and path != "-":
+            require_writable(path, overwrite=force)  # now, not after minutes of measuring
+    datasets = find_data_sets(directories)
+    tune_allocator()
+    placed: dict[str, Any] = {"device": device, "precision": precision}
+    methods = load_methods(models, baselines, int(scale) if scale else None, memory=memory, **placed)
+    options: dict[str, Any] = {"crop": crop, "seed": seed, "temperature": temperature, "samples": samples}
+    rows = evaluate(methods, datasets, **options)
+    results = report.follow(rows, report.protocol(methods, datasets, **options, **placed), quiet=quiet)
+    if not quiet:
+        report.show(results, stderr="-" in (json_file, csv_file))
+    if json_file:
+        report.write_text(json_file, report.to_json(results), overwrite=force)
+    if csv_file:
+        report.write_text(csv_file, report.to_csv(results), overwrite=force)
+    if page:
+        from irn_cli.page import render
+
+        report.write_text(str(page), render(results, methods, datasets), overwrite=force)
+    return 1 if results.failures else 0
+
+
 @irn.group()
 def weights() -> None:
     r"""List, show and import pretrained weights.

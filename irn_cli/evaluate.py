@@ -27,6 +27,7 @@ from irn_cli.errors import InputError, IrnError, UsageError
 from irn_cli.image import SUFFIXES, Picture, read, write
 from irn_cli.metrics import WINDOW, crop_border, luma, psnr, ssim, worst_patch
 from irn_cli.rescale import Rescaler
+from irn_cli.weights import DEFAULT_MODELS, load_model
 
 # The papers measure a picture of one channel as it is. Copies of this one in a format without grey (WebP) no longer
 # tell that it has one; `man` beside it always had three, equal ones, and counts as colour.
@@ -134,6 +135,7 @@ class Failure:
 
     dataset: str
     name: str
+    method: str | None  # the one that failed on it; None where the picture is at fault
     error: str
 
 
@@ -188,6 +190,65 @@ def find_data_set(directory: Path, name: str | None = None) -> DataSet:
     return DataSet(name or directory.resolve().name, directory, found)
 
 
+def find_data_sets(directories: Sequence[Path]) -> list[DataSet]:
+    """Find several data sets; folders of one name are told apart by their paths.
+
+    Raises:
+        UsageError: one is no folder, has no picture in it, or is given twice.
+    """
+    names = _unambiguous([path.resolve().name for path in directories], [str(path) for path in directories])
+    return [find_data_set(path, name) for path, name in zip(directories, names, strict=True)]
+
+
+def load_methods(
+    models: Sequence[str],
+    baselines: Sequence[str] = (),
+    scale: int | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    memory: str | int | None = None,
+) -> list[Method]:
+    """Load models and baselines of one scale; models of one name are told apart by their paths.
+
+    Args:
+        models: names or paths of weights. Where there are neither models nor baselines, the scale's own model.
+        baselines: names out of BASELINES.
+        scale: which one; the models' where None, and 4 where there are none.
+        device: as `Rescaler`'s.
+        precision: as `Rescaler`'s.
+        memory: as `Rescaler`'s.
+
+    Raises:
+        UsageError: the scales differ, a method is given twice, or a name or option means nothing.
+        WeightsError: weights are damaged.
+        DeviceError: no such device.
+    """
+    if not models and not baselines:
+        if (scale or 4) not in DEFAULT_MODELS:
+            raise UsageError(f"no model is known for {scale}x: name one")
+        models = [DEFAULT_MODELS[scale or 4]]
+    loaded = [load_model(source) for source in models]
+    scales = {model.config.scale for model in loaded} | ({scale} if scale else set())
+    if len(scales) > 1:
+        found = ", ".join(f"{source} is {model.config.scale}x" for source, model in zip(models, loaded, strict=True))
+        raise UsageError(f"expected methods of one scale{f', {scale}x' if scale else ''}: {found}")
+    at = max(scales, default=4)
+    names = _unambiguous([*(model.name for model in loaded), *baselines], [*models, *baselines])
+    rescalers = [Rescaler(model, device, precision, memory) for model in loaded]
+    networks = [Network(name, rescaler) for name, rescaler in zip(names, rescalers, strict=False)]
+    return [*networks, *(Baseline(name, at) for name in baselines)]
+
+
+def _unambiguous(names: Sequence[str], longer: Sequence[str]) -> list[str]:
+    """Each name, or its longer form where several things bear it."""
+    chosen = [long if names.count(name) > 1 else name for name, long in zip(names, longer, strict=True)]
+    for name in chosen:
+        if chosen.count(name) > 1:
+            raise UsageError(f"{name} is given twice")
+    return chosen
+
+
 def evaluate(
     methods: Sequence[Method],
     datasets: Iterable[DataSet],
@@ -227,14 +288,14 @@ def evaluate(
             try:
                 original = ahead.popleft().result()
             except IrnError as error:
-                yield Failure(dataset.name, name, str(error))
+                yield Failure(dataset.name, name, None, str(error))
                 continue
             for method in methods:
                 try:
                     trial = _Trial(dataset, name, method, original)
                     trial.run(pool, crop, seed, temperature, samples if method.draws else 1)
                 except IrnError as error:
-                    yield Failure(dataset.name, name, f"{method.name}: {error}")
+                    yield Failure(dataset.name, name, method.name, str(error))
                     continue
                 behind.append(trial)
                 if len(behind) > 1:

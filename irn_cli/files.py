@@ -26,10 +26,7 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
         OutputError: `path` exists (without `overwrite`), is a directory, cannot be written, or the disk is full.
     """
     target = Path(path)
-    if target.is_dir():
-        raise OutputError(f"cannot write {target}: it is a directory")
-    if not overwrite and os.path.lexists(target):
-        raise OutputError(f"{target} exists already (use --force to replace it)")
+    _require_free(target, overwrite)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=".irn-", suffix=".part", dir=target.parent)
@@ -50,6 +47,28 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
         raise _output_error(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Check, before long work, that `atomic_write` will likely succeed; nothing is written.
+
+    Raises:
+        OutputError: `path` exists (without `overwrite`), is a directory, or lies where nothing can be made.
+    """
+    target = Path(path)
+    _require_free(target, overwrite)
+    there = next(parent for parent in target.absolute().parents if os.path.lexists(parent))
+    if not there.is_dir():
+        raise OutputError(f"cannot write {target}: {there} is no directory")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write {target}: no permission to write in {there}")
+
+
+def _require_free(target: Path, overwrite: bool) -> None:
+    if target.is_dir():
+        raise OutputError(f"cannot write {target}: it is a directory")
+    if not overwrite and os.path.lexists(target):
+        raise OutputError(f"{target} exists already (use --force to replace it)")
 
 
 def _put_new(temporary: Path, target: Path) -> None:

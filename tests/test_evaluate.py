@@ -155,7 +155,7 @@ class Failing(Baseline):
 def test_a_method_that_fails_stops_no_other(tmp_path: Path) -> None:
     dataset = folder(tmp_path / "d", a=picture(48, 48))
     rows = list(evaluate([Failing("area", 2), Baseline("bicubic", 2)], [dataset]))
-    assert rows[0] == Failure("d", "a.png", "area: no memory")
+    assert rows[0] == Failure("d", "a.png", "area", "no memory")
     assert isinstance(rows[1], Score)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from irn_cli.errors import OutputError
-from irn_cli.files import atomic_write
+from irn_cli.files import atomic_write, require_writable
 
 
 def test_a_file_appears_whole_with_public_permissions(tmp_path: Path) -> None:
@@ -56,3 +56,13 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
         pass
     with pytest.raises(OutputError, match="is a directory"), atomic_write(tmp_path, overwrite=True):
         pass
+
+
+def test_checking_a_place_beforehand_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    require_writable(tmp_path / "new" / "deep" / "a.txt")
+    require_writable(tmp_path / "file", overwrite=True)
+    for path, message in [("file", "exists already"), ("file/a.txt", "file is no directory"), (".", "is a directory")]:
+        with pytest.raises(OutputError, match=message):
+            require_writable(tmp_path / path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]

@@ -26,6 +26,7 @@ FLOORS = (
     {"evaluate", "batch"},
     {"train"},
     {"report", "progress", "monitor"},
+    {"page"},
     {"cli"},
     {"__main__"},
 )
@@ -37,9 +38,7 @@ def imported(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: relative import"
-            if node.module == "irn_cli.train":
-                yield from (f"train.{alias.name}" for alias in node.names)
-            elif node.module and node.module.startswith("irn_cli."):
+            if node.module and node.module.startswith("irn_cli."):
                 yield node.module.removeprefix("irn_cli.")
             elif node.module == "irn_cli":
                 yield from (alias.name for alias in node.names)

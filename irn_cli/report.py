@@ -1,0 +1,335 @@
+"""What an evaluation found, for people and programs: tables beside the papers' numbers, JSON, CSV.
+
+The published numbers are those of Xiao et al., "Invertible Image Rescaling" (ECCV 2020): Table 1 of its appendix at 4x,
+the main paper's at 2x. `page.py` makes the same into a page to look at.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from irn_cli.device import resolve_device, resolve_precision
+from irn_cli.evaluate import DataSet, Failure, Method, Network, Score, Summary, summarise
+from irn_cli.files import atomic_write
+
+Pair = tuple[float, float | None]  # PSNR, dB, and SSIM, on Y
+
+SETS = ("Set5", "Set14", "BSD100", "Urban100", "DIV2K")
+_ALIASES = {"b100": "BSD100", "bsds100": "BSD100", "div2kval": "DIV2K", "div2kvalid": "DIV2K", "div2kvalidhr": "DIV2K"}
+
+# Each row: the method, millions of parameters, and PSNR / SSIM on the sets above.
+_PUBLISHED = {
+    2: """
+Bicubic & Bicubic |      | 33.66 .9299 | 30.24 .8688 | 29.56 .8431 | 26.88 .8403 | 31.01 .9393
+IRN               | 1.67 | 43.99 .9871 | 40.79 .9778 | 41.32 .9876 | 39.92 .9865 | 44.32 .9908
+""",
+    4: """
+Bicubic & Bicubic |      | 28.42 .8104 | 26.00 .7027 | 25.96 .6675 | 23.14 .6577 | 26.66 .8521
+Bicubic & SRCNN   | .057 | 30.48 .8628 | 27.50 .7513 | 26.90 .7101 | 24.52 .7221 |
+Bicubic & EDSR    | 43.1 | 32.62 .8984 | 28.94 .7901 | 27.79 .7437 | 26.86 .8080 | 29.38 .9032
+Bicubic & RDN     | 22.3 | 32.47 .8990 | 28.81 .7871 | 27.72 .7419 | 26.61 .8028 |
+Bicubic & RCAN    | 15.6 | 32.63 .9002 | 28.87 .7889 | 27.77 .7436 | 26.82 .8087 | 30.77 .8460
+Bicubic & ESRGAN  | 16.3 | 32.74 .9012 | 29.00 .7915 | 27.84 .7455 | 27.03 .8152 | 30.92 .8486
+Bicubic & SAN     | 15.7 | 32.64 .9003 | 28.92 .7888 | 27.78 .7436 | 26.79 .8068 |
+TAD & TAU         |      | 31.81       | 28.63       | 28.51       | 26.63       | 31.16
+CAR & EDSR        | 52.8 | 33.88 .9174 | 30.31 .8382 | 29.15 .8001 | 29.28 .8711 | 32.82 .8837
+IRN               | 4.35 | 36.19 .9451 | 32.67 .9015 | 31.64 .8826 | 31.41 .9157 | 35.07 .9318
+IRN+              | 4.35 | 33.59 .9147 | 29.97 .8444 | 28.94 .8189 | 28.24 .8684 | 32.24 .8921
+""",
+}
+
+
+SMALL_CAPTION = "small: against bicubic, on Y; worst patch: mean deviation of 8x8 pixels, levels; bits/pixel: its PNG"
+
+
+@dataclass(frozen=True)
+class Results:
+    """An evaluation, finished."""
+
+    protocol: dict[str, Any]  # see `protocol`
+    scores: tuple[Score, ...]
+    failures: tuple[Failure, ...]
+
+    @property
+    def summary(self) -> list[Summary]:
+        return summarise(self.scores)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the comparison."""
+
+    kind: Literal["measured", "difference", "published"]
+    method: str  # for a difference: the published method that the line above it is held against
+    parameters: float | None
+    seconds: float | None  # a picture
+    pairs: tuple[Pair | None, ...]  # data set by data set
+
+
+def protocol(
+    methods: Sequence[Method],
+    datasets: Sequence[DataSet],
+    *,
+    crop: int | None,
+    seed: int,
+    temperature: float,
+    samples: int,
+    device: str,
+    precision: str,
+) -> dict[str, Any]:
+    """Tell all that the numbers depend on; the arguments are those of `evaluate` and `load_methods`."""
+    where = resolve_device(device)
+    return {
+        "scale": methods[0].scale,
+        "crop": methods[0].scale if crop is None else crop,
+        "seed": seed,
+        "samples": samples,
+        "temperature": temperature,
+        "methods": [_described(method) for method in methods],
+        "datasets": [
+            {"name": dataset.name, "directory": str(dataset.directory), "pictures": len(dataset.pictures)}
+            for dataset in datasets
+        ],
+        "device": str(where),
+        "precision": resolve_precision(precision, where),
+        "versions": {
+            "irn": version("irn-cli"),
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "numpy", "pillow")},
+        },
+    }
+
+
+def _described(method: Method) -> dict[str, Any]:
+    if not isinstance(method, Network):
+        return {"name": method.name, "kind": "baseline", "parameters": None, "revision": None, "weights_hash": None}
+    model = method.rescaler.model
+    return {
+        "name": method.name,
+        "kind": "model",
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "revision": model.revision,
+        "weights_hash": method.rescaler.hash,
+    }
+
+
+def follow(rows: Iterable[Score | Failure], told: dict[str, Any], *, quiet: bool = False) -> Results:
+    """Collect the rows of an evaluation, showing on standard error how far it is and what fails.
+
+    Args:
+        rows: what `evaluate` yields.
+        told: what `protocol` gives.
+        quiet: show failures only.
+    """
+    console = Console(stderr=True)
+    scores, failures = [], []
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    total = sum(dataset["pictures"] for dataset in told["datasets"]) * len(told["methods"])
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
+        task = progress.add_task("measuring", total=total)
+        for row in rows:
+            progress.update(task, description=row.dataset, advance=1 if row.method else len(told["methods"]))
+            if isinstance(row, Score):
+                scores.append(row)
+                continue
+            failures.append(row)
+            place = f"{row.dataset}/{row.name}" + (f" ({row.method})" if row.method else "")
+            console.print(Text(f"irn: {place}: {row.error}"), soft_wrap=True)
+    return Results(told, tuple(scores), tuple(failures))
+
+
+def comparison(results: Results) -> list[Row]:
+    """Lay out methods by data sets: each method measured, its difference to its published row, then all of those."""
+    summary = {(row.method, row.dataset): row for row in results.summary}
+    sets = [dataset["name"] for dataset in results.protocol["datasets"]]
+    published = _published(results.protocol["scale"], sets)
+    rows = []
+    for method in results.protocol["methods"]:
+        found = [summary.get((method["name"], name)) for name in sets]
+        pairs: tuple[Pair | None, ...] = tuple((row.psnr_y, row.ssim_y) if row else None for row in found)
+        seconds = _mean_seconds([row for row in found if row])
+        rows.append(Row("measured", method["name"], method["parameters"], seconds, pairs))
+        reference = next((row for row in published if row.method == _counterpart(method)), None)
+        if reference:
+            differences = tuple(map(_difference, pairs, reference.pairs))
+            if any(differences):
+                rows.append(Row("difference", reference.method, None, None, differences))
+    return rows + published
+
+
+def show(results: Results, *, stderr: bool = False) -> None:
+    """Print two tables, of restored pictures beside the papers' numbers and of small pictures, and what is missing."""
+    console = Console(stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 160  # a file has room for five data sets
+    console.print(caption(results.protocol), highlight=False)
+    console.print(_main_table(results))
+    console.print(f"\n{SMALL_CAPTION}", highlight=False)
+    console.print(_small_table(results))
+    if results.failures:
+        console.print(f"\n{len(results.failures)} could not be measured; the means leave them out")
+
+
+def write_text(file: str, text: str, *, overwrite: bool = False) -> None:
+    """Write text to a file, or to standard output for `-`.
+
+    Raises:
+        OutputError: the file exists already or cannot be written.
+    """
+    if file == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    with atomic_write(file, overwrite=overwrite) as stream:
+        stream.write(text.encode())
+
+
+def caption(told: dict[str, Any]) -> str:
+    """Say in a line how it was measured."""
+    draws = f"mean of {told['samples']} draws" if told["samples"] > 1 else "one draw"
+    return (
+        f"{told['scale']}x, PSNR (dB) / SSIM on Y, {told['crop']} pixels cropped off each border; "
+        f"{draws}, seed {told['seed']}, temperature {told['temperature']:g}; {told['device']}, {told['precision']}"
+    )
+
+
+def to_json(results: Results) -> str:
+    """Write everything as one JSON object; an infinite PSNR, of pictures that do not differ, becomes null."""
+    found = {
+        "protocol": results.protocol,
+        "summary": [dataclasses.asdict(row) for row in results.summary],
+        "pictures": [dataclasses.asdict(row) for row in results.scores],
+        "failures": [dataclasses.asdict(row) for row in results.failures],
+    }
+    return json.dumps(finite(found), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def to_csv(results: Results) -> str:
+    """Write a line for each picture and method, each with the protocol; the draws' PSNR stand in one cell."""
+    told = results.protocol
+    hashes = {method["name"]: method["weights_hash"] or "" for method in told["methods"]}
+    common = {name: told[name] for name in ("crop", "seed", "samples", "temperature", "device", "precision")}
+    common |= told["versions"]
+    names = [field.name for field in dataclasses.fields(Score)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*names, "weights_hash", *common])
+    for score in results.scores:
+        cells = {**vars(score), "psnr_y_samples": " ".join(map(str, score.psnr_y_samples))}
+        writer.writerow([*(cells[name] for name in names), hashes[score.method], *common.values()])
+    return text.getvalue()
+
+
+def finite(value: Any) -> Any:
+    """The same nested value with None for infinities and NaN, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _published(scale: int, sets: Sequence[str]) -> list[Row]:
+    """The papers' rows at a scale, for the data sets at hand; none where none of these is a known one."""
+    known = [_ALIASES.get(key := re.sub("[^a-z0-9]", "", name.lower()), key) for name in sets]
+    columns = {name.lower(): column for column, name in enumerate(SETS)}
+    wanted = [columns.get(name.lower()) for name in known]
+    rows = []
+    for line in _PUBLISHED.get(scale, "").strip().splitlines():
+        method, parameters, *cells = (cell.strip() for cell in line.split("|"))
+        pairs = tuple(_pair(cells[column]) if column is not None else None for column in wanted)
+        if any(pairs):
+            rows.append(Row("published", method, float(parameters) * 1e6 if parameters else None, None, pairs))
+    return rows
+
+
+def _pair(cell: str) -> Pair | None:
+    numbers = [float(number) for number in cell.split()]
+    return (numbers[0], numbers[1] if len(numbers) > 1 else None) if numbers else None
+
+
+def _counterpart(method: dict[str, Any]) -> str | None:
+    """The published method that one of ours is to be held against."""
+    if method["kind"] == "model":
+        return "IRN+" if "plus" in method["name"] else "IRN"
+    return "Bicubic & Bicubic" if method["name"] == "bicubic" else None
+
+
+def _difference(ours: Pair | None, theirs: Pair | None) -> Pair | None:
+    if not ours or not theirs:
+        return None
+    return ours[0] - theirs[0], None if ours[1] is None or theirs[1] is None else ours[1] - theirs[1]
+
+
+def _mean_seconds(rows: Sequence[Summary]) -> float | None:
+    pictures = sum(row.pictures for row in rows)
+    return sum(row.seconds_per_picture * row.pictures for row in rows) / pictures if rows else None
+
+
+def _main_table(results: Results) -> Table:
+    sets = {dataset["name"]: 0 for dataset in results.protocol["datasets"]}
+    sets |= {row.dataset: row.pictures for row in results.summary}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("method", overflow="fold")
+    for name in ("parameters", "s/picture", *(f"{name} ({pictures})" for name, pictures in sets.items())):
+        table.add_column(name, justify="right")
+    before = "measured"
+    for row in comparison(results):
+        if row.kind == "published" and before != "published":
+            table.add_row()
+            table.add_row("as published:", style="dim")
+        before = row.kind
+        name = {"measured": row.method, "difference": f"  against {row.method}", "published": row.method}[row.kind]
+        parameters = f"{row.parameters / 1e6:.3g} M" if row.parameters else ""
+        seconds = f"{row.seconds:.2f}" if row.seconds is not None else ""
+        sign = "+" if row.kind == "difference" else ""
+        style = {"measured": "bold", "difference": "", "published": "dim"}[row.kind]
+        cells = [show_pair(pair, sign) for pair in row.pairs]
+        table.add_row(Text(name), parameters, seconds, *cells, style=style)
+    return table
+
+
+def _small_table(results: Results) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("method", overflow="fold")
+    table.add_column("data set", overflow="fold")
+    for name in ("RGB dB", "draws ± dB", "small dB / SSIM", "worst patch", "bits/pixel"):
+        table.add_column(name, justify="right")
+    for row in results.summary:
+        spread = row.psnr_y_std_over_samples
+        table.add_row(
+            Text(row.method),
+            Text(row.dataset),
+            show_decibels(row.psnr_rgb),
+            "" if spread is None else f"{spread:.4f}",
+            show_pair((row.lr_psnr_y, row.lr_ssim_y)),
+            f"{row.lr_worst_patch:.1f}",
+            f"{row.lr_bits_per_pixel:.2f}",
+        )
+    return table
+
+
+def show_pair(pair: Pair | None, sign: str = "") -> str:
+    """`33.39 / 0.9123`; a hyphen where there is none."""
+    if pair is None:
+        return "-"
+    return f"{show_decibels(pair[0], sign)} / " + ("-" if pair[1] is None else f"{pair[1]:{sign}.4f}")
+
+
+def show_decibels(value: float, sign: str = "") -> str:
+    return f"{value:{sign}.2f}" if math.isfinite(value) else "∞"

@@ -1,0 +1,214 @@
+"""`irn eval` from the outside: what goes where, and the exit status."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from irn_cli import IRN
+from irn_cli.cli import main
+from irn_cli.weights import save_model, weights_hash
+
+
+class Ran(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def irn_eval(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Ran]:
+    """Runs `irn eval` with the given arguments in an empty directory that holds a data set, `set`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("irn_cli.device.tune_allocator", lambda: None)  # is for a process of its own
+    random = np.random.default_rng(0)
+    (tmp_path / "set").mkdir()
+    for name in ("a.png", "b.png"):
+        small = Image.fromarray(random.integers(0, 256, (6, 7, 3), dtype=np.uint8))
+        small.resize((70, 61), Image.Resampling.BICUBIC).save(tmp_path / "set" / name)
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["irn", "eval", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        assert isinstance(exit_.value.code, int)
+        return Ran(exit_.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def models(tiny_model: Callable[..., IRN], tmp_path: Path) -> Path:
+    """A directory of weights: two at 4x of one name, one at 2x."""
+    directory = tmp_path / "models"
+    save_model(directory / "run1" / "weights.safetensors", tiny_model(4, seed=1))
+    save_model(directory / "run2" / "weights.safetensors", tiny_model(4, seed=2))
+    save_model(directory / "two.safetensors", tiny_model(2))
+    return directory
+
+
+def test_json_and_csv_to_a_file_and_standard_output(irn_eval: Callable[..., Ran], models: Path) -> None:
+    weights = models / "run1" / "weights.safetensors"
+    ran = irn_eval("--data", "set", "-m", weights, "--baseline", "area", "--samples", 2, "--seed", 7, "--crop", 3,
+                   "--json", "out/all.json", "--csv", "-", "--device", "cpu", "--precision", "fp32")  # fmt: skip
+    assert ran.status == 0
+    lines = list(csv.DictReader(io.StringIO(ran.out)))  # nothing but the data on standard output
+    assert [(line["method"], line["name"]) for line in lines] == [
+        ("weights", "a.png"),
+        ("area", "a.png"),
+        ("weights", "b.png"),
+        ("area", "b.png"),
+    ]
+    assert "4x, PSNR (dB) / SSIM on Y, 3 pixels cropped" in ran.err
+    found = json.loads(Path("out/all.json").read_text(encoding="utf-8"))
+    told = found["protocol"]
+    assert (told["scale"], told["crop"], told["seed"], told["samples"], told["precision"]) == (4, 3, 7, 2, "fp32")
+    from irn_cli import load_model
+
+    assert told["methods"][0]["weights_hash"] == weights_hash(load_model(weights).state_dict())
+    assert told["methods"][0]["parameters"] > 1000
+    assert told["datasets"] == [{"name": "set", "directory": "set", "pictures": 2}]
+    assert [(row["method"], row["pictures"]) for row in found["summary"]] == [("weights", 2), ("area", 2)]
+    assert found["summary"][0]["psnr_y_std_over_samples"] > 0
+    assert found["summary"][1]["psnr_y_std_over_samples"] is None
+    for row, line in zip(found["pictures"], lines, strict=True):
+        assert float(line["psnr_y"]) == row["psnr_y"]
+    assert found["failures"] == []
+
+
+def test_the_table_goes_to_standard_output(irn_eval: Callable[..., Ran]) -> None:
+    ran = irn_eval("--data", "set", "--baseline", "bicubic", "--baseline", "lanczos", "-s", 2)
+    assert ran.status == 0
+    assert ran.err == ""
+    assert ran.out.startswith("2x, PSNR (dB) / SSIM on Y, 2 pixels cropped off each border; one draw, seed 0")
+    assert "set (2)" in ran.out
+    assert "lanczos" in ran.out
+
+
+def test_unreadable_pictures_are_told_counted_and_fail_the_command(irn_eval: Callable[..., Ran]) -> None:
+    Path("set/c.png").write_bytes(Path("set/a.png").read_bytes()[:300])
+    ran = irn_eval("--data", "set", "--baseline", "area", "--json", "all.json", "-q")
+    assert ran.status == 1
+    assert ran.out == ""
+    (line,) = ran.err.splitlines()
+    assert line.startswith("irn: set/c.png: ")
+    found = json.loads(Path("all.json").read_text())
+    assert found["summary"][0]["pictures"] == 2
+    assert [failure["name"] for failure in found["failures"]] == ["c.png"]
+    ran = irn_eval("--data", "set", "--baseline", "area")
+    assert "1 could not be measured" in ran.out
+
+
+def test_nothing_measurable_is_no_crash(irn_eval: Callable[..., Ran]) -> None:
+    Path("bad").mkdir()
+    Path("bad/x.jpg").write_bytes(b"\xff\xd8\xff")
+    ran = irn_eval("--data", "bad", "--baseline", "area", "--report", "page.html", "--csv", "all.csv")
+    assert ran.status == 1
+    assert "1 could not be measured" in ran.out
+    assert len(Path("all.csv").read_text().splitlines()) == 1
+    assert Path("page.html").stat().st_size > 1000
+
+
+def test_the_page_and_existing_files(irn_eval: Callable[..., Ran]) -> None:
+    arguments = ("--data", "set", "--baseline", "area", "--report", "page.html", "-q")
+    assert irn_eval(*arguments) == (0, "", "")
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert page.rstrip().endswith("</html>")
+    ran = irn_eval(*arguments)
+    assert ran == (1, "", "irn: page.html exists already (use --force to replace it)\n")
+    Path("page.html").write_text("old")
+    assert irn_eval(*arguments, "--force").status == 0
+    assert Path("page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv", "--report"])
+def test_an_impossible_output_is_told_before_measuring(irn_eval: Callable[..., Ran], option: str) -> None:
+    Path("file").write_text("")
+    ran = irn_eval("--data", "set", "--baseline", "area", option, "file/out.html")
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith("irn: cannot write file/out.html: ")
+
+
+def test_scales_must_agree(irn_eval: Callable[..., Ran], models: Path) -> None:
+    four, two = models / "run1" / "weights.safetensors", models / "two.safetensors"
+    ran = irn_eval("--data", "set", "-m", four, "-m", two)
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err == f"irn: expected methods of one scale: {four} is 4x, {two} is 2x\n"
+    ran = irn_eval("--data", "set", "-m", two, "-s", 4)
+    assert (ran.status, ran.err) == (2, f"irn: expected methods of one scale, 4x: {two} is 2x\n")
+    ran = irn_eval("--data", "set", "-m", two, "--baseline", "area", "--json", "-", "--device", "cpu")
+    assert (ran.status, json.loads(ran.out)["protocol"]["scale"]) == (0, 2)
+
+
+def test_models_and_data_sets_of_one_name_are_told_apart(irn_eval: Callable[..., Ran], models: Path) -> None:
+    one, two = (models / run / "weights.safetensors" for run in ("run1", "run2"))
+    Path("other").mkdir()
+    Path("set").rename("other/set")
+    Path("set").symlink_to("other/set")
+    ran = irn_eval("--data", "other/set", "-m", one, "-m", two, "--json", "-", "--device", "cpu", "-q")
+    assert [row["method"] for row in json.loads(ran.out)["summary"]] == [str(one), str(two)]
+    ran = irn_eval("--data", "set", "--data", "other/set", "--baseline", "area", "--json", "-", "-q")
+    assert [row["dataset"] for row in json.loads(ran.out)["summary"]] == ["set", "other/set"]
+    ran = irn_eval("--data", "set", "--baseline", "area", "--baseline", "area")
+    assert (ran.status, ran.err) == (2, "irn: area is given twice\n")
+
+
+def test_the_shipped_model_is_the_default(irn_eval: Callable[..., Ran]) -> None:
+    ran = irn_eval("--data", "set", "--json", "-", "--temperature", 0)
+    assert ran.status == 0
+    told = json.loads(ran.out)["protocol"]
+    assert (told["scale"], told["temperature"], [method["name"] for method in told["methods"]]) == (4, 0, ["irn-x4"])
+
+
+def test_an_official_checkpoint_is_a_model(irn_eval: Callable[..., Ran], tiny_model: Callable[..., IRN]) -> None:
+    torch.save(tiny_model(4).state_dict(), "official.pth")
+    ran = irn_eval("--data", "set", "-m", "official.pth", "--json", "-", "-q", "--device", "cpu")
+    assert (ran.status, json.loads(ran.out)["summary"][0]["method"]) == (0, "official")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Missing option '--data'"),
+        (("--data", "absent"), "irn: no folder absent"),
+        (("--data", "set", "-m", "nonsense"), "irn: no model named 'nonsense'"),
+        (("--data", "set", "-s", "3"), "Invalid value for '-s'"),
+        (("--data", "set", "-s", "8"), "irn: no model is known for 8x"),
+        (("--data", "set", "--samples", "0"), "Invalid value for '--samples'"),
+        (("--data", "set", "--temperature", "-1"), "Invalid value for '--temperature'"),
+        (("--data", "set", "--json", "-", "--csv", "-"), "cannot both write to standard output"),
+        (("--data", "set", "--baseline", "area", "--device", "toaster"), "irn: unknown device 'toaster'"),
+    ],
+)
+def test_wrong_usage(irn_eval: Callable[..., Ran], arguments: tuple[str, ...], message: str) -> None:
+    ran = irn_eval(*arguments)
+    assert (ran.status, ran.out) == (2, "")
+    assert message in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_damaged_weights_are_one_clear_line(irn_eval: Callable[..., Ran]) -> None:
+    Path("bad.safetensors").write_bytes(b"nothing")
+    ran = irn_eval("--data", "set", "-m", "bad.safetensors")
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith("irn: bad.safetensors is not a whole safetensors file")
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_ctrl_c_is_130_and_writes_nothing(irn_eval: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("irn_cli.evaluate.Baseline.upscale", interrupted)
+    ran = irn_eval("--data", "set", "--baseline", "area", "--json", "all.json")
+    assert ran.status == 130
+    assert not Path("all.json").exists()

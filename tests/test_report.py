@@ -1,0 +1,332 @@
+"""Tables, JSON and CSV against rows made by hand; the page in a real browser."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from irn_cli import IRN, Rescaler
+from irn_cli.evaluate import Baseline, DataSet, Failure, Method, Network, Score, evaluate, find_data_set
+from irn_cli.page import _worst_spot, render
+from irn_cli.report import Results, comparison, follow, protocol, show, to_csv, to_json
+
+OPTIONS: dict[str, Any] = {"crop": None, "seed": 3, "temperature": 1.0, "samples": 2}
+
+
+def score(method: str, dataset: str, name: str, psnr_y: float, **values: Any) -> Score:
+    filled = {
+        "ssim_y": 0.9, "psnr_rgb": psnr_y - 2, "psnr_y_samples": (psnr_y, psnr_y), "lr_psnr_y": 40.0, "lr_ssim_y": 0.99,
+        "lr_worst_patch": 5.0, "lr_bits_per_pixel": 17.0, "seconds": 1.5, **values,
+    }  # fmt: skip
+    return Score(method, 4, dataset, name, 64, 48, psnr_y, **filled)
+
+
+def results(*rows: Score | Failure, scale: int = 4, methods: tuple[str, ...] = ("irn-x4", "bicubic")) -> Results:
+    scores = tuple(row for row in rows if isinstance(row, Score))
+    sets = dict.fromkeys(row.dataset for row in rows)
+    told = {
+        "scale": scale,
+        "crop": scale,
+        "seed": 0,
+        "samples": 1,
+        "temperature": 1.0,
+        "methods": [
+            {"name": name, "kind": "baseline", "parameters": None, "revision": None, "weights_hash": None}
+            if name in ("bicubic", "area")
+            else {"name": name, "kind": "model", "parameters": 4355136, "revision": "1", "weights_hash": "ab" * 32}
+            for name in methods
+        ],
+        "datasets": [{"name": name, "directory": f"/data/{name}", "pictures": 2} for name in sets],
+        "device": "cpu",
+        "precision": "fp32",
+        "versions": {"irn": "0", "torch": "0"},
+    }
+    return Results(told, scores, tuple(row for row in rows if isinstance(row, Failure)))
+
+
+@pytest.fixture
+def found() -> Results:
+    return results(
+        score("irn-x4", "Set5", "a.png", 36.0, psnr_y_samples=(35.9, 36.1)),
+        score("bicubic", "Set5", "a.png", 28.0, lr_psnr_y=math.inf, psnr_y_samples=(28.0,)),
+        score("irn-x4", "Set5", "b.png", 35.0, psnr_y_samples=(35.0, 35.0), lr_worst_patch=9.0),
+        score("bicubic", "Set5", "b.png", 29.0, lr_psnr_y=math.inf, psnr_y_samples=(29.0,)),
+        score("irn-x4", "mine", "c.png", 30.0),
+        Failure("mine", "broken.png", None, "cannot read broken.png: truncated"),
+    )
+
+
+def test_comparison_sets_each_method_against_its_published_row(found: Results) -> None:
+    rows = comparison(found)
+    assert [(row.kind, row.method) for row in rows[:4]] == [
+        ("measured", "irn-x4"),
+        ("difference", "IRN"),
+        ("measured", "bicubic"),
+        ("difference", "Bicubic & Bicubic"),
+    ]
+    assert rows[0].pairs == ((35.5, 0.9), (30.0, 0.9))
+    assert rows[1].pairs == (pytest.approx((35.5 - 36.19, 0.9 - 0.9451)), None)
+    assert rows[2].pairs == ((28.5, 0.9), None)
+    published = {row.method: row for row in rows[4:]}
+    assert all(row.kind == "published" for row in published.values())
+    assert len(published) == 11
+    assert published["CAR & EDSR"].pairs == ((33.88, 0.9174), None)
+    assert published["TAD & TAU"].pairs == ((31.81, None), None)
+
+
+@pytest.mark.parametrize(
+    ("scale", "name", "expected"),
+    [(4, "DIV2K_valid_HR", (35.07, 0.9318)), (4, "B100", (31.64, 0.8826)), (2, "urban100", (39.92, 0.9865))],
+)
+def test_data_sets_are_known_by_their_usual_names(scale: int, name: str, expected: tuple[float, float]) -> None:
+    rows = comparison(results(score("irn-x4", name, "a.png", 30), scale=scale))
+    assert next(row for row in rows if (row.kind, row.method) == ("published", "IRN")).pairs == (expected,)
+
+
+def test_what_is_unknown_has_no_published_rows() -> None:
+    rows = comparison(results(score("irn-x8", "Set5", "a.png", 30), scale=8, methods=("irn-x8",)))
+    assert [row.kind for row in rows] == ["measured"]
+    rows = comparison(results(score("irn-x4", "holiday", "a.png", 30), methods=("irn-x4",)))
+    assert [row.kind for row in rows] == ["measured"]
+
+
+def test_a_plus_model_is_held_against_the_papers() -> None:
+    rows = comparison(results(score("irn-plus-x4", "Set5", "a.png", 33.59), methods=("irn-plus-x4",)))
+    assert (rows[1].kind, rows[1].method, rows[1].pairs[0]) == ("difference", "IRN+", pytest.approx((0, 0.9 - 0.9147)))
+
+
+def test_tables(found: Results, capsys: pytest.CaptureFixture[str]) -> None:
+    show(found)
+    out = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert out[0].startswith("4x, PSNR (dB) / SSIM on Y, 4 pixels cropped off each border; one draw, seed 0")
+    assert "method parameters s/picture Set5 (2) mine (1)" in out
+    assert "irn-x4 4.36 M 1.50 35.50 / 0.9000 30.00 / 0.9000" in out
+    assert "against IRN -0.69 / -0.0451 -" in out
+    assert "TAD & TAU 31.81 / - -" in out
+    assert "irn-x4 Set5 33.50 0.0707 40.00 / 0.9900 9.0 17.00" in out
+    assert "bicubic Set5 26.50 ∞ / 0.9900 5.0 17.00" in out
+    assert out[-1] == "1 could not be measured; the means leave them out"
+
+
+def test_json(found: Results) -> None:
+    read = json.loads(to_json(found), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert list(read) == ["protocol", "summary", "pictures", "failures"]
+    assert read["protocol"] == found.protocol
+    row = read["summary"][1]
+    assert {key: row[key] for key in ("method", "dataset", "pictures", "psnr_y", "lr_psnr_y")} == {
+        "method": "bicubic", "dataset": "Set5", "pictures": 2, "psnr_y": 28.5, "lr_psnr_y": None,
+    }  # fmt: skip
+    assert set(row) >= {
+        "method", "scale", "dataset", "pictures", "psnr_y", "ssim_y", "psnr_rgb", "lr_psnr_y", "lr_ssim_y",
+        "lr_worst_patch", "psnr_y_std_over_samples", "seconds_per_picture",
+    }  # fmt: skip
+    assert [(row["method"], row["dataset"], row["name"]) for row in read["pictures"][:2]] == [
+        ("irn-x4", "Set5", "a.png"),
+        ("bicubic", "Set5", "a.png"),
+    ]
+    assert read["pictures"][0]["psnr_y_samples"] == [35.9, 36.1]
+    assert read["failures"][0]["name"] == "broken.png"
+
+
+def test_csv(found: Results) -> None:
+    rows = list(csv.DictReader(io.StringIO(to_csv(found))))
+    assert [(row["method"], row["name"]) for row in rows][:2] == [("irn-x4", "a.png"), ("bicubic", "a.png")]
+    assert (rows[0]["psnr_y_samples"], rows[0]["weights_hash"], rows[0]["crop"]) == ("35.9 36.1", "ab" * 32, "4")
+    assert (rows[1]["lr_psnr_y"], rows[1]["weights_hash"], rows[1]["device"]) == ("inf", "", "cpu")
+    for field in dataclasses.fields(Score):
+        assert field.name in rows[0]
+
+
+def test_following_tells_failures_at_once(capsys: pytest.CaptureFixture[str], found: Results) -> None:
+    rows = [*found.scores, *found.failures, Failure("mine", "d [b].png", "irn-x4", "no memory")]
+    gathered = follow(rows, found.protocol)
+    assert (gathered.scores, len(gathered.failures)) == (found.scores, 2)
+    assert capsys.readouterr().err.splitlines() == [
+        "irn: mine/broken.png: cannot read broken.png: truncated",
+        "irn: mine/d [b].png (irn-x4): no memory",
+    ]
+
+
+# The page -----------------------------------------------------------------------------------------------------------
+
+
+def picture(height: int, width: int, seed: int) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    small = Image.fromarray(random.integers(0, 256, (6 + seed, 8, 3), dtype=np.uint8))
+    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture
+def measured(tiny_model: Callable[..., IRN], tmp_path: Path) -> tuple[Results, list[Method], list[DataSet]]:
+    """Three pictures, one with an awkward name, one that cannot be read, on a tiny network and a baseline."""
+    directory = tmp_path / "Set5"
+    (directory / "<").mkdir(parents=True)
+    for seed, name in enumerate(["a.png", "b & <i>ü.png", "</script><script>throw 1<script>.png"]):
+        Image.fromarray(picture(80 + 4 * seed, 96, seed)).save(directory / name)
+    (directory / "broken.png").write_bytes(b"")
+    methods: list[Method] = [Network("tiny", Rescaler(tiny_model(4), "cpu", "fp32")), Baseline("bicubic", 4)]
+    datasets = [find_data_set(directory)]
+    told = protocol(methods, datasets, **OPTIONS, device="cpu", precision="fp32")
+    return follow(evaluate(methods, datasets, **OPTIONS), told), methods, datasets
+
+
+def page_data(page: str) -> dict[str, Any]:
+    start = page.index('id="data">') + len('id="data">')
+    return json.loads(page[start : page.index("</script>", start)])  # type: ignore[no-any-return]
+
+
+def test_the_page_carries_what_was_measured(measured: tuple[Results, list[Method], list[DataSet]]) -> None:
+    data = page_data(render(*measured))
+    found = measured[0]
+    assert len(data["pictures"]) == 6
+    assert len(data["failures"]) == 1
+    exhibits = data["exhibits"]
+    assert [(exhibit["method"], exhibit["role"]) for exhibit in exhibits] == [
+        ("tiny", "worst"),
+        ("tiny", "median"),
+        ("tiny", "best"),
+    ]
+    ranked = sorted((row for row in found.scores if row.method == "tiny"), key=lambda row: row.psnr_y)
+    assert [exhibit["name"] for exhibit in exhibits] == [row.name for row in ranked]
+    for exhibit in exhibits:
+        assert set(exhibit["images"]) == {"original", "restored", "bicubic", "small", "guide"}
+        assert set(exhibit["images"].values()) <= set(data["images"])
+
+
+def test_the_worst_spot_is_found() -> None:
+    a = np.zeros((60, 90, 3), np.uint8)
+    b = a.copy()
+    b[5, 5] = 255  # a single bad pixel weighs less than a bad area
+    b[40:56, 70:86, 1] = 100
+    assert _worst_spot(a, b) == (48, 78)
+
+
+def test_a_large_picture_is_shown_around_its_worst_spot(tmp_path: Path) -> None:
+    pixels = np.zeros((1100, 1500, 3), np.uint8)
+    pixels[1000:1040:2, 1400:1440] = 255  # hard for area averaging, far at the lower right
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    methods: list[Method] = [Baseline("area", 4)]
+    datasets = [find_data_set(tmp_path)]
+    options = {**OPTIONS, "samples": 1}
+    told = protocol(methods, datasets, **options, device="cpu", precision="fp32")
+    data = page_data(render(follow(evaluate(methods, datasets, **options), told), methods, datasets))
+    (exhibit,) = data["exhibits"]
+    assert exhibit["full"] == [1500, 1100]
+    assert (exhibit["width"], exhibit["height"]) == (1280, 960)
+    left, top = 1500 - 1280, 1100 - 960  # the part lies in the picture's corner
+    x, y = left + exhibit["spot"]["x"] + 32, top + exhibit["spot"]["y"] + 32
+    assert 1400 <= x <= 1440
+    assert 1000 <= y <= 1040
+
+
+def chromium() -> str | None:
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+DRIVER = """
+<script>
+window.addEventListener("load", async () => {
+  const told = {};
+  const stage = document.querySelector(".stage"), wipe = stage.querySelector("input");
+  const [left, right] = stage.querySelectorAll("canvas");
+  const pixels = (canvas) => [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data];
+  const differs = (a, b) => a.some((value, k) => value !== b[k]);
+  for (let wait = 0; wait < 200 && !stage.closest("article").dataset.ready; wait++)
+    await new Promise((resolve) => setTimeout(resolve, 20));
+
+  told.ready = document.querySelectorAll("article[data-ready]").length;
+  told.before = getComputedStyle(stage).getPropertyValue("--at");
+  wipe.value = 200;
+  wipe.dispatchEvent(new Event("input", { bubbles: true }));
+  told.moved = getComputedStyle(stage).getPropertyValue("--at");
+  told.clip = getComputedStyle(right).clipPath;
+  wipe.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true, cancelable: true }));
+  told.stepped = getComputedStyle(stage).getPropertyValue("--at");
+  told.said = wipe.getAttribute("aria-valuetext");
+
+  const original = pixels(left);
+  told.sides = differs(original, pixels(right));
+  const [select] = stage.parentElement.querySelectorAll("select");
+  told.views = {};
+  for (const option of select.options) {
+    select.value = option.value;
+    select.dispatchEvent(new Event("change"));
+    told.views[option.value] = option.value === "original" ? true : differs(original, pixels(left));
+  }
+  const zooms = [...document.querySelector(".zooms").querySelectorAll("canvas")].map(pixels);
+  told.zooms = zooms.every((zoom, k) => zoom.some((value, n) => n % 4 < 3 && value) && (!k || differs(zoom, zooms[0])));
+  const gain = document.querySelector(".zooms input");
+  gain.value = 40;
+  gain.dispatchEvent(new Event("input"));
+  told.amplified = differs(zooms[5], pixels(document.querySelectorAll(".zooms canvas")[5]));
+
+  const texts = (selector) => [...document.querySelectorAll(selector)].map((cell) => cell.textContent);
+  const column = (k) => texts(`#list tbody td:nth-child(${k})`);
+  const click = (k) => document.querySelector(`#list th:nth-child(${k}) button`).click();
+  told.list = column(4);
+  click(4);
+  told.turned = column(4);
+  click(1);
+  told.names = column(1);
+  told.sorted = document.querySelector("#list th:nth-child(1)").getAttribute("aria-sort");
+  told.failed = document.querySelector("#failed").textContent;
+  told.rows = document.querySelectorAll("#comparison tbody tr").length;
+  document.body.append(Object.assign(document.createElement("pre"), { id: "told", textContent: JSON.stringify(told) }));
+});
+</script>
+"""
+CATCHER = """<script>
+for (const kind of ["error", "unhandledrejection", "securitypolicyviolation"])
+  window.addEventListener(kind, (event) => {
+    document.documentElement.dataset.wrong = `${kind}: ${event.message ?? event.reason ?? event.blockedURI}`;
+  }, true);
+</script>"""
+
+
+def test_the_page_in_a_browser(measured: tuple[Results, list[Method], list[DataSet]], tmp_path: Path) -> None:
+    browser = chromium()
+    if not browser:
+        pytest.skip("no chromium, with which the page is tested")
+    page = render(*measured)
+    assert "http://" not in page
+    assert "https://" not in page
+    file = tmp_path / "page.html"
+    file.write_text(page.replace("<head>", f"<head>{CATCHER}", 1).replace("</body>", f"{DRIVER}</body>", 1))
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        "--disable-component-update --disable-sync --virtual-time-budget=20000 --window-size=1200,3000 --dump-dom"
+    )
+    command = [browser, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", file.as_uri()]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert 'id="told"' in ran.stdout, ran.stderr[-2000:]
+    assert "data-wrong" not in ran.stdout, ran.stdout[:300]
+    start = ran.stdout.index('id="told">') + len('id="told">')
+    text = ran.stdout[start : ran.stdout.index("</pre>", start)]
+    told = json.loads(text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+
+    assert (told["before"], told["moved"], told["stepped"]) == ("50%", "20%", "22%")
+    assert told["clip"] == "inset(0px 0px 0px 20%)"
+    assert told["said"] == "Original on the left 22 %"
+    assert told["ready"] == 3
+    assert told["sides"]
+    assert set(told["views"]) == {"original", "restored", "bicubic", "small", "guide", "error"}
+    assert all(told["views"].values())
+    assert told["zooms"]
+    assert told["amplified"]
+    assert told["list"] == sorted(told["list"], key=float)
+    assert told["turned"] == told["list"][::-1] != told["list"]
+    assert told["sorted"] == "ascending"
+    assert told["names"][::2] == told["names"][1::2]  # a picture's two methods stand together
+    assert set(told["names"]) == {"a.png", "b & <i>ü.png", "</script><script>throw 1<script>.png"}
+    assert "broken.png" in told["failed"]
+    assert told["rows"] == len(comparison(measured[0])) + 1
