@@ -64,7 +64,7 @@ def _print_version(context: click.Context, _parameter: click.Parameter, wanted: 
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
               help="Show the versions of irn and torch, the device and the weights found.")  # fmt: skip
 def irn() -> None:
-    r"""Make pictures 2 or 4 times smaller so that they can be made large again.
+    """Make pictures 2 or 4 times smaller so that they can be made large again.
 
     The small picture is an ordinary PNG; the same network that made it restores it far better than any upscaler.
 
@@ -134,7 +134,7 @@ def downscale(
     scale: str | None, model: str | None, keep_latent: bool, on_artifact: Any, verify: bool, min_psnr: float | None,
     device: str, precision: str, memory: str | None, **common: Any,
 ) -> int:  # fmt: skip
-    r"""Make pictures small, so that `irn upscale` can make them large again.
+    """Make pictures small, so that `irn upscale` can make them large again.
 
     SRC are pictures, directories (searched to the bottom) or glob patterns; - is standard input.
 
@@ -180,7 +180,7 @@ def upscale(
     scale: str | None, model: str | None, samples: int, seed: int, temperature: float, latent: Path | None,
     spread: bool, device: str, precision: str, memory: str | None, **common: Any,
 ) -> int:  # fmt: skip
-    r"""Make small pictures large again, as they were before `irn downscale`.
+    """Make small pictures large again, as they were before `irn downscale`.
 
     SRC are pictures, directories (searched to the bottom) or glob patterns; - is standard input.
 
@@ -324,7 +324,7 @@ def eval_(
     samples: int, seed: int, temperature: float, crop: int | None, page: Path | None, json_file: str | None,
     csv_file: str | None, force: bool, quiet: bool, device: str, precision: str, memory: str | None,
 ) -> int:  # fmt: skip
-    r"""Measure models on folders of pictures, as the papers do, beside the papers' numbers.
+    """Measure models on folders of pictures, as the papers do, beside the papers' numbers.
 
     A picture that cannot be read is told, left out, and makes the exit status 1.
 
@@ -364,7 +364,7 @@ def eval_(
 
 @irn.group()
 def weights() -> None:
-    r"""List, show and import pretrained weights.
+    """List, show and import pretrained weights.
 
     \b
     Example:
@@ -374,7 +374,7 @@ def weights() -> None:
 
 @weights.command("list")
 def weights_list() -> None:
-    r"""List the weights that can be used by name, and where they are.
+    """List the weights that can be used by name, and where they are.
 
     \b
     Example:
@@ -396,7 +396,7 @@ def weights_list() -> None:
 @weights.command("show")
 @click.argument("name")
 def weights_show(name: str) -> None:
-    r"""Show what the header of weights NAME (a name or a path) says: configuration, data, scores, licence.
+    """Show what the header of weights NAME (a name or a path) says: configuration, data, scores, licence.
 
     \b
     Example:
@@ -425,7 +425,7 @@ def weights_show(name: str) -> None:
               help="The file to write.  [default: SOURCE's name in the user's weights directory]")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def weights_import(source: Path, output: Path | None, force: bool) -> None:
-    r"""Convert SOURCE, an official IRN checkpoint (.pth), into safetensors.
+    """Convert SOURCE, an official IRN checkpoint (.pth), into safetensors.
 
     The checkpoint is read as plain tensors; nothing in it is ever executed.
 
@@ -488,7 +488,7 @@ def weights_import(source: Path, output: Path | None, force: bool) -> None:
 def train(
     run: Path | None, time_limit: str | None, stop_after: int | None, dry_run: bool, quiet: bool, **options: Any
 ) -> int:
-    r"""Train IRN, then IRN+, on folders of pictures, on a CPU, a GPU, or under torchrun on several.
+    """Train IRN, then IRN+, on folders of pictures, on a CPU, a GPU, or under torchrun on several.
 
     The run's directory gets weights.safetensors (for `irn -m`), a checkpoint that --resume continues, log.jsonl,
     curve.svg and preview.png. Ctrl-C saves and leaves; a second one leaves at once.
