@@ -195,7 +195,7 @@ class Downscaler:
             if self.min_psnr is not None and fidelity.luma < self.min_psnr:
                 raise InputError(f"it restores at {fidelity.luma:.2f} dB, below {self.min_psnr:g} dB: not written")
         if small.latent:
-            facts["latent_bytes"] = 2 * (small.latent.z.numel() + small.latent.rounding.numel())
+            facts["latent_bytes"] = small.latent.nbytes
             yield job.targets[1], small.latent
         yield job.targets[0], small
 

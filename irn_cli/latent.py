@@ -19,10 +19,15 @@ FORMAT = "irn-latent-1"
 class Latent:
     """The latent of one picture, and what rounding and clamping its small picture took."""
 
-    z: Tensor  # (h, w, 3 s^2 - 3) float16
-    rounding: Tensor  # (h, w, 3) float16: y - quantise(y)
+    z: Tensor  # (h, w, 3 s^2 - 3) float16, or float32 where that would not do
+    rounding: Tensor  # (h, w, 3), alike: y - quantise(y)
     pixels: str  # hash of the small picture's pixels, to which it belongs
     original: str  # hash of the original's pixels: whether it came back bit for bit
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the tensors, in bytes."""
+        return int(self.z.nbytes + self.rounding.nbytes)
 
 
 def latent_path(small: Path) -> Path:
@@ -31,7 +36,7 @@ def latent_path(small: Path) -> Path:
 
 
 def write_latent(path: str | os.PathLike[str], latent: Latent, *, overwrite: bool = False) -> None:
-    """Write a latent, atomically; about 6 bytes for each pixel of the original.
+    """Write a latent, atomically; 6 or 12 bytes for each pixel of the original.
 
     Raises:
         OutputError: the file exists already or cannot be written.
@@ -59,6 +64,6 @@ def read_latent(path: str | os.PathLike[str]) -> Latent:
         raise InputError(f"{path} is damaged: {error}") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    if any(t.dtype != torch.float16 or t.dim() != 3 for t in (latent.z, latent.rounding)):
-        raise InputError(f"{path} is damaged: expected float16 tensors of three dimensions")
+    if any(t.dtype not in (torch.float16, torch.float32) or t.dim() != 3 for t in (latent.z, latent.rounding)):
+        raise InputError(f"{path} is damaged: expected tensors of three dimensions in float16 or float32")
     return latent

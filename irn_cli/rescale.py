@@ -124,8 +124,9 @@ class Rescaler:
         digest = hash_pixels(small)
         latent = None
         if keep_latent:
-            rounding = (u[..., :3] - torch.from_numpy(small) / 255).half()
-            latent = Latent(u[..., 3:].half(), rounding, digest, hash_pixels(pixels))
+            latent = self._kept(u, pixels, small, digest)
+            if latent.z.dtype == torch.float32 and not self._brings_back(latent, small, pixels):
+                warnings.append("even with its latent the original does not come back bit for bit")
         height, width = picture.size
         record = Record(
             scale=self.scale,
@@ -260,6 +261,19 @@ class Rescaler:
         u[..., :3] = torch.from_numpy(pixels) / 255 + latent.rounding
         u[..., 3:] = latent.z
         return u
+
+    def _kept(self, u: Tensor, pixels: Pixels, small: Pixels, digest: str) -> Latent:
+        """The latent in float16 where the original comes back with it, else in float32; tried, for it depends."""
+        rounding, z, original = u[..., :3] - torch.from_numpy(small) / 255, u[..., 3:], hash_pixels(pixels)
+        half = Latent(z.half(), rounding.half(), digest, original)
+        if self._brings_back(half, small, pixels):
+            return half
+        return Latent(z.clone(), rounding, digest, original)
+
+    def _brings_back(self, latent: Latent, small: Pixels, pixels: Pixels) -> bool:
+        u = self._with_latent(small, latent.pixels, latent)
+        height, width = pixels.shape[:2]
+        return np.array_equal(_to_pixels(self._engine(exact=True).upscale(u), (height, width)), pixels)
 
     def _blend(self, pixels: Pixels, small: Pixels, reference: NDArray[np.float32]) -> tuple[Pixels, str]:
         """Blend blotches towards the bicubic small picture, as little as restores no worse than bicubic."""

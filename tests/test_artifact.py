@@ -1,0 +1,65 @@
+"""Blotches: found where they are, wherever the bands of rows end, and masked."""
+
+import numpy as np
+import pytest
+import torch
+
+from irn_cli.artifact import PATCH, THRESHOLD, artifact_mask, find_artifact
+from irn_cli.metrics import worst_patch
+from irn_cli.resize import bicubic, bicubic_large, bicubic_small
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 70), (130, 9), (260, 40), (333, 222)])
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_bands_make_the_same_small_picture_as_the_whole(shape: tuple[int, int], scale: int) -> None:
+    pixels = noise(*shape, 3)
+    padded = np.pad(pixels, ((0, -shape[0] % scale), (0, -shape[1] % scale), (0, 0)), mode="edge")
+    whole = torch.from_numpy(padded).permute(2, 0, 1).double()
+    expected = bicubic(whole, (padded.shape[0] // scale, padded.shape[1] // scale)).clamp(0, 255).permute(1, 2, 0)
+    assert np.abs(bicubic_small(pixels, scale) - expected.numpy()).max() < 1e-3
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 70), (130, 9), (200, 33)])
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_bands_make_the_same_large_picture_as_the_whole(shape: tuple[int, int], scale: int) -> None:
+    small = noise(*shape, 3)
+    whole = torch.from_numpy(small).permute(2, 0, 1).double()
+    expected = bicubic(whole, (shape[0] * scale, shape[1] * scale)).clamp(0, 255).permute(1, 2, 0).numpy()
+    bands = list(bicubic_large(small, scale))
+    assert [top for top, _ in bands] == list(np.cumsum([0, *(len(band) for _, band in bands[:-1])]))
+    assert np.abs(np.concatenate([band for _, band in bands]) - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize("place", [(0, 0), (57, 3), (60, 40), (64, 41), (119, 84)])
+def test_the_worst_patch_is_found(place: tuple[int, int]) -> None:
+    row, column = place
+    reference = noise(127, 92, 3).astype(np.float32) / 2 + 20
+    small = reference.astype(np.uint8)
+    small[row : row + PATCH, column : column + PATCH, 1] += 60
+    artifact = find_artifact(small, reference)
+    assert (artifact.row, artifact.column, artifact.channel) == (row, column, "green")
+    assert artifact.deviation == pytest.approx(worst_patch(small, reference.astype(np.float64)), abs=1e-3)
+    assert f"at x {column}, y {row}: green is 60 levels off" in str(artifact)
+    mask = artifact_mask(small, reference)
+    assert mask.shape == (127, 92)
+    assert (mask[row : row + PATCH, column : column + PATCH] == 1).all()
+    assert 0 < mask.sum() < (6 * PATCH) ** 2
+
+
+def test_nothing_is_masked_where_nothing_is_wrong() -> None:
+    reference = noise(70, 70, 3).astype(np.float32)
+    small = np.clip(reference + THRESHOLD - 2, 0, 255).astype(np.uint8)
+    assert find_artifact(small, reference).deviation < THRESHOLD
+    assert not artifact_mask(small, reference).any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 50), (50, 7)])
+def test_pictures_smaller_than_a_patch(shape: tuple[int, int]) -> None:
+    reference = np.zeros((*shape, 3), np.float32)
+    small = np.full((*shape, 3), 80, np.uint8)
+    assert find_artifact(small, reference).deviation == 80
+    assert (artifact_mask(small, reference) == 1).all()

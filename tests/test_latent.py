@@ -1,0 +1,55 @@
+"""The kept latent's file."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from irn_cli.errors import InputError, OutputError
+from irn_cli.latent import Latent, latent_path, read_latent, write_latent
+
+
+@pytest.fixture
+def latent() -> Latent:
+    generator = torch.Generator().manual_seed(0)
+    z, rounding = torch.randn(4, 6, 45, generator=generator), torch.randn(4, 6, 3, generator=generator)
+    return Latent(z.half(), rounding.half(), "a" * 64, "b" * 64)
+
+
+def test_what_is_written_is_read(latent: Latent, tmp_path: Path) -> None:
+    path = latent_path(tmp_path / "photo_down4.png")
+    assert path.name == "photo_down4.latent.safetensors"
+    write_latent(path, latent)
+    back = read_latent(path)
+    assert torch.equal(back.z, latent.z)
+    assert torch.equal(back.rounding, latent.rounding)
+    assert (back.pixels, back.original) == (latent.pixels, latent.original)
+    with pytest.raises(OutputError, match="exists already"):
+        write_latent(path, latent)
+    write_latent(path, dataclasses.replace(latent, pixels="c" * 64), overwrite=True)
+    assert read_latent(path).pixels == "c" * 64
+
+
+def test_other_files_are_refused(latent: Latent, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(InputError, match="no such file"):
+        read_latent(path)
+    write_latent(path, latent)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="is damaged"):
+        read_latent(path)
+    path.write_bytes(b"text")
+    with pytest.raises(InputError, match="is damaged"):
+        read_latent(path)
+    save_file({"z": latent.z}, path)
+    with pytest.raises(InputError, match="is not a latent"):
+        read_latent(path)
+    save_file({"z": latent.z}, path, {"format": "irn-latent-1"})
+    with pytest.raises(InputError, match="is damaged"):
+        read_latent(path)
+    header = {"format": "irn-latent-1", "pixels": "", "original": ""}
+    save_file({"z": latent.z.double(), "rounding": latent.rounding}, path, header)
+    with pytest.raises(InputError, match="in float16 or float32"):
+        read_latent(path)

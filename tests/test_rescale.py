@@ -1,0 +1,293 @@
+"""Pictures through the network: sizes, modes, draws, latents, blotches, and what upscaling doubts."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import ImageCms
+
+from irn_cli import artifact, rescale
+from irn_cli.errors import InputError
+from irn_cli.image import Picture, read, write
+from irn_cli.model import IRN, quantise
+from irn_cli.record import Record, Restored, hash_pixels
+from irn_cli.rescale import Rescaler
+from irn_cli.weights import load_model
+from tests.test_alpha import disc
+
+Models = Callable[..., IRN]
+
+
+def photo_like(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth shapes with some grain."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    waves = [128 + 90 * np.sin(x / (9 + 5 * c) + y / (13 - 2 * c) + c) for c in range(3)]
+    return np.clip(np.stack(waves, 2) + generator.normal(0, 4, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+def grey(pixels: np.ndarray) -> Picture:
+    return Picture(np.repeat(pixels[..., :1], 3, 2), mode="L")
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (7, 9), (16, 24), (33, 20)])
+def test_sizes_come_back(tiny_model: Models, scale: int, shape: tuple[int, int]) -> None:
+    scaler = Rescaler(tiny_model(scale), "cpu", "fp32")
+    small = scaler.downscale(Picture(photo_like(*shape)))
+    assert small.size == (-(-shape[0] // scale), -(-shape[1] // scale))
+    assert small.record.small_size == small.size
+    assert scaler.upscale(small).size == shape
+
+
+def test_the_small_picture_is_the_networks_with_edges_repeated(tiny_model: Models) -> None:
+    model = tiny_model(4)
+    pixels = photo_like(30, 41)
+    padded = np.pad(pixels, ((0, 2), (0, 3), (0, 0)), mode="edge")
+    x = torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255
+    with torch.inference_mode():
+        expected = (quantise(model.downscale(x).y)[0] * 255).permute(1, 2, 0).numpy()
+    small = Rescaler(model, "cpu", "fp32").downscale(Picture(pixels))
+    assert np.abs(small.pixels - expected).max() <= 1
+    assert (small.pixels != expected).mean() < 0.001
+
+
+def test_the_record_tells_all(tiny_model: Models) -> None:
+    scaler = Rescaler(tiny_model(4), "cpu", "fp32")
+    small = scaler.downscale(grey(photo_like(30, 41)))
+    assert small.record == Record(4, 41, 30, "L", "tiny-x4", "1", scaler.hash, hash_pixels(small.pixels))
+    large = scaler.upscale(small, seed=5, temperature=0.5, sample=2)
+    assert large.record == Restored(4, "tiny-x4", "1", scaler.hash, 5, 0.5, 2)
+
+
+def test_draws_depend_on_seed_sample_and_pixels_alone(tiny_model: Models) -> None:
+    model = tiny_model(4)
+    scaler = Rescaler(model, "cpu", "fp32")
+    small = scaler.downscale(Picture(photo_like(60, 80)))
+    large = scaler.upscale(small).pixels
+    scaler.upscale(scaler.downscale(Picture(photo_like(20, 20))))  # order of files
+    assert np.array_equal(large, scaler.upscale(small).pixels)
+    limited = Rescaler(model, "cpu", "fp32", memory="300MB").upscale(small).pixels
+    difference = np.abs(large.astype(int) - limited)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() <= 0.001
+    for other in ({"seed": 1}, {"sample": 1}, {"temperature": 0.5}):
+        assert (scaler.upscale(small, **other).pixels != large).mean() > 0.1
+    changed = dataclasses.replace(small, pixels=np.roll(small.pixels, 1, 0))
+    assert (scaler.upscale(changed).pixels != large).mean() > 0.1
+
+
+def test_latents_are_standard_normal_whatever_the_width(tiny_model: Models) -> None:
+    scaler = Rescaler(tiny_model(4), "cpu", "fp32")
+    draw = scaler._draw(np.zeros((300, 7, 3), np.uint8), "x", 0, 1.0, 0)[..., 3:]
+    assert abs(float(draw.mean())) < 0.01
+    assert abs(float(draw.std()) - 1) < 0.01
+    assert torch.equal(scaler._draw(np.zeros((5, 7, 3), np.uint8), "x", 0, 1.0, 0)[..., 3:], draw[:5])
+
+
+def test_global_random_state_is_left_alone(tiny_model: Models) -> None:
+    before = torch.random.get_rng_state()
+    scaler = Rescaler(tiny_model(2), "cpu", "fp32")
+    scaler.upscale(scaler.downscale(Picture(photo_like(9, 9))))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_progress_is_reported(tiny_model: Models) -> None:
+    shares: list[float] = []
+    Rescaler(tiny_model(4), "cpu", "fp32", progress=shares.append).downscale(Picture(photo_like(64, 64)))
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+
+
+# Colour and alpha -----------------------------------------------------------------------------------------------------
+
+
+def test_grey_comes_back_grey_with_its_profile(tiny_model: Models, tmp_path: Path) -> None:
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[16:20] = b"GRAY"
+    scaler = Rescaler(tiny_model(4), "cpu", "fp32")
+    small = scaler.downscale(dataclasses.replace(grey(photo_like(30, 40)), icc=bytes(profile)))
+    assert small.mode == "RGB"
+    assert small.icc is None
+    write(tmp_path / "small.png", small)
+    large = scaler.upscale(read(tmp_path / "small.png"))
+    assert large.mode == "L"
+    assert large.icc == bytes(profile)
+    assert (large.pixels == large.pixels[..., :1]).all()
+
+
+def test_metadata_travel_both_ways(tiny_model: Models) -> None:
+    scaler = Rescaler(tiny_model(2), "cpu", "fp32")
+    picture = Picture(photo_like(8, 8), icc=b"icc", exif=b"exif", xmp=b"xmp", dpi=(72.0, 72.0), warnings=("told",))
+    large = scaler.upscale(scaler.downscale(picture))
+    for name in ("icc", "exif", "xmp", "dpi", "warnings"):
+        assert getattr(large, name) == getattr(picture, name)
+
+
+def test_alpha_comes_back_exactly(tiny_model: Models, tmp_path: Path) -> None:
+    scaler = Rescaler(tiny_model(4), "cpu", "fp32")
+    alpha = disc(61, 83, soft=5)
+    small = scaler.downscale(Picture(photo_like(61, 83), alpha))
+    assert small.alpha.shape == small.size
+    for name in ("small.png", "small.webp", "small.tif"):
+        write(tmp_path / name, small)
+        large = scaler.upscale(read(tmp_path / name))
+        assert np.array_equal(large.alpha, alpha)
+        assert not [warning for warning in large.warnings if "transparency" in warning]
+
+
+def test_hidden_colours_do_not_matter(tiny_model: Models) -> None:
+    scaler = Rescaler(tiny_model(4), "cpu", "fp32")
+    alpha = disc(64, 64)
+    pixels = photo_like(64, 64)
+    garish = np.where(alpha[..., None] > 0, pixels, [255, 0, 255]).astype(np.uint8)
+    assert np.array_equal(
+        scaler.downscale(Picture(pixels, alpha)).pixels, scaler.downscale(Picture(garish, alpha)).pixels
+    )
+
+
+def test_lost_alpha_is_enlarged_and_told(tiny_model: Models) -> None:
+    scaler = Rescaler(tiny_model(4), "cpu", "fp32")
+    alpha = disc(61, 83, soft=12)
+    small = dataclasses.replace(scaler.downscale(Picture(photo_like(61, 83), alpha)), full_alpha=None, warnings=())
+    large = scaler.upscale(small)
+    assert "transparency was lost" in large.warnings[0]
+    assert np.abs(large.alpha.astype(int) - alpha).mean() < 3
+
+
+# The kept latent ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["irn-x2", "irn-x4"])
+@pytest.mark.parametrize("kind", ["photo", "grey", "transparent", "noise"])
+def test_with_its_latent_the_original_comes_back_bit_for_bit(name: str, kind: str) -> None:
+    pixels = photo_like(65, 94)
+    picture = {
+        "photo": Picture(pixels),
+        "grey": grey(pixels),
+        "transparent": Picture(pixels, disc(65, 94)),
+        "noise": Picture(np.random.default_rng(0).integers(0, 256, pixels.shape, dtype=np.uint8)),
+    }[kind]
+    scaler = Rescaler(load_model(name), "cpu")  # the precision follows from the latent
+    small = scaler.downscale(picture, keep_latent=True)
+    large = scaler.upscale(small)
+    seen = slice(None) if picture.alpha is None else picture.alpha > 0
+    assert np.array_equal(large.pixels[seen], picture.pixels[seen])
+    assert not [warning for warning in large.warnings if "latent" in warning]
+
+
+def test_a_latent_that_does_not_fit_is_refused(tiny_model: Models) -> None:
+    scaler = Rescaler(tiny_model(4), "cpu", "fp32")
+    small = scaler.downscale(Picture(photo_like(30, 40)), keep_latent=True)
+    other = scaler.downscale(Picture(photo_like(30, 40, seed=1)), keep_latent=True)
+    with pytest.raises(InputError, match="belongs to another picture"):
+        scaler.upscale(dataclasses.replace(small, latent=other.latent))
+    cut = dataclasses.replace(small.latent, z=small.latent.z[:, :, :9])
+    with pytest.raises(InputError, match=r"expected \(8, 10, 45\), found \(8, 10, 9\)"):
+        scaler.upscale(dataclasses.replace(small, latent=cut))
+
+
+def test_a_latent_that_fails_to_bring_the_original_back_is_told(tiny_model: Models) -> None:
+    scaler = Rescaler(tiny_model(4), "cpu", "fp32")
+    small = scaler.downscale(Picture(photo_like(30, 40)), keep_latent=True)
+    worse = dataclasses.replace(small.latent, z=small.latent.z * 1.5)
+    assert "bit for bit" in scaler.upscale(dataclasses.replace(small, latent=worse)).warnings[-1]
+
+
+# What upscaling doubts ------------------------------------------------------------------------------------------------
+
+
+def test_doubts_are_told_once(tiny_model: Models) -> None:
+    scaler = Rescaler(tiny_model(4), "cpu", "fp32")
+    small = scaler.downscale(Picture(photo_like(32, 40)))
+    small = dataclasses.replace(small, warnings=())
+    assert scaler.upscale(small).warnings == ()
+
+    def told(**changes: object) -> str:
+        (warning,) = scaler.upscale(dataclasses.replace(small, **changes)).warnings
+        return warning
+
+    assert "no record" in told(record=None)
+    assert "pixels have changed" in told(pixels=small.pixels ^ 1)
+    assert "size has changed" in told(pixels=small.pixels[:-1])
+    assert "which is not tiny-x4" in told(record=dataclasses.replace(small.record, weights="0" * 64))
+    with pytest.raises(InputError, match="made 2 times smaller; tiny-x4 makes 4 times larger"):
+        scaler.upscale(dataclasses.replace(small, record=dataclasses.replace(small.record, scale=2)))
+
+
+# Blotches -------------------------------------------------------------------------------------------------------------
+
+
+class Blotching(Rescaler):
+    """The shipped network, with a blotch put into what it makes of a picture."""
+
+    def __init__(self, height: float) -> None:
+        super().__init__(load_model("irn-x4"), "cpu", "fp32")
+        engine = self._engine(exact=False)
+        plain = engine.downscale
+
+        def with_blotch(x: torch.Tensor, progress: object = None) -> torch.Tensor:
+            u = plain(x).clone()
+            u[12:22, 16:28, 0] += height
+            return u
+
+        engine.downscale = with_blotch  # type: ignore[method-assign]
+
+
+def texture(grain: float) -> Picture:
+    """A picture that bicubic restores nearly perfectly without grain, and badly with it."""
+    y, x = np.mgrid[:128, :160]
+    waves = np.stack([110 + 60 * np.sin(x / 30 + y / 40 + c) for c in range(3)], 2)
+    grains = np.random.default_rng(0).normal(0, grain, (128, 160, 1))
+    return Picture(np.clip(waves + grains, 0, 255).astype(np.uint8))
+
+
+def test_blotches_are_told_or_refused() -> None:
+    scaler = Blotching(0.3)
+    (warning,) = scaler.downscale(texture(20)).warnings
+    assert "coloured blotch in the small picture at x 1" in warning
+    assert "red is 7" in warning
+    with pytest.raises(InputError, match="coloured blotch"):
+        scaler.downscale(texture(20), on_artifact="fail")
+    assert Blotching(0).downscale(texture(20), on_artifact="fail").warnings == ()
+
+
+@pytest.mark.parametrize(("height", "grain"), [(0.15, 25), (0.4, 25), (0.4, 0)])
+def test_blotches_are_blended_until_they_restore_as_well_as_bicubic(height: float, grain: float) -> None:
+    scaler, picture = Blotching(height), texture(grain)
+    bad = scaler.downscale(picture)
+    mended = scaler.downscale(picture, on_artifact="bicubic")
+    reference = rescale.bicubic_small(picture.pixels, 4)
+    assert artifact.find_artifact(mended.pixels, reference).deviation <= artifact.THRESHOLD
+    assert mended.record.pixels == hash_pixels(mended.pixels)
+    mask = artifact.artifact_mask(bad.pixels, reference) > 0
+    assert np.array_equal(mended.pixels[~mask], bad.pixels[~mask])
+
+    where = np.repeat(np.repeat(mask, 4, 0), 4, 1)
+    enlarged = np.concatenate([band for _, band in rescale.bicubic_large(np.rint(reference).astype(np.uint8), 4)])
+    bicubic, before, after = (
+        np.square(pixels[where] - picture.pixels[where].astype(float)).mean()
+        for pixels in (enlarged, scaler.upscale(bad).pixels, scaler.upscale(mended).pixels)
+    )
+    (warning,) = mended.warnings
+    assert "of the bicubic picture blended in there" in warning
+    assert ("restores worse than bicubic" in warning) == (after > bicubic)
+    if grain:  # without it nothing restores as well as bicubic: that is told, and the best is taken
+        assert after <= bicubic
+    else:
+        assert after < before / 4
+
+
+def test_fidelity_is_that_of_the_default_restoration(tiny_model: Models) -> None:
+    from irn_cli.metrics import luma, psnr
+
+    scaler = Rescaler(tiny_model(4), "cpu", "fp32")
+    picture = Picture(photo_like(50, 60))
+    small = scaler.downscale(picture)
+    fidelity = scaler.verify(picture, small)
+    large = scaler.upscale(small).pixels
+    assert fidelity.rgb == pytest.approx(psnr(picture.pixels, large))
+    assert fidelity.luma == pytest.approx(psnr(luma(picture.pixels), luma(large)))
