@@ -91,19 +91,20 @@ def plan_downscale(found: Sequence[Found], outputs: Outputs, scale: int, *, keep
 
     Raises:
         UsageError: two inputs would be written to one file, one over another input, or in an unknown format.
+        InputError: every input is passed over.
     """
     many = len(found) > 1 or not all(one.named for one in found)
     plan: list[Job | Outcome] = []
     for one in found:
         if one.header and one.header.record:
-            plan.append(Outcome(one.path, "skipped", reason="irn made it itself"))
+            plan.append(Outcome(one.path, "skipped", reason="irn made it"))
             continue
         target = outputs.target(one, f"{one.path.stem}_down{scale}.png", many=many)
         _check_format(target, small=True)
         if keep_latent and target == STREAM:
             raise UsageError("--keep-latent needs a file beside which the latent can lie, not standard output")
         plan.append(_job(one, [target, latent_path(target)] if keep_latent else [target]))
-    _check_collisions(plan)
+    _check(plan)
     return plan
 
 
@@ -115,14 +116,14 @@ def plan_upscale(
     A restored picture is passed over; in directories also one without a record, unless a scale is given for such.
 
     Raises:
-        UsageError: as `plan_downscale`.
+        UsageError, InputError: as `plan_downscale`.
     """
     many = len(found) > 1 or not all(one.named for one in found)
     plan: list[Job | Outcome] = []
     for one in found:
         record = one.header.record if one.header else None
         if record and not isinstance(record, Record):
-            plan.append(Outcome(one.path, "skipped", reason="irn restored it already"))
+            plan.append(Outcome(one.path, "skipped", reason="irn restored it"))
             continue
         if one.header and not record and not scale and not one.named:
             plan.append(Outcome(one.path, "skipped", reason="no record of irn in it; --scale enlarges such too"))
@@ -136,7 +137,7 @@ def plan_upscale(
         names = [f"_{sample + 1}" for sample in range(samples)] if samples > 1 else [""]
         targets = [target if not name else target.with_stem(target.stem + name) for name in names]
         plan.append(_job(one, [*targets, target.with_stem(target.stem + "_spread")] if spread else targets))
-    _check_collisions(plan)
+    _check(plan)
     return plan
 
 
@@ -150,7 +151,11 @@ def _check_format(target: Path, *, small: bool) -> None:
         output_format(target, small=small)
 
 
-def _check_collisions(plan: Sequence[Job | Outcome]) -> None:
+def _check(plan: Sequence[Job | Outcome]) -> None:
+    """See before anything runs that there is something to do, and that no result meets another or an input."""
+    if plan and all(isinstance(item, Outcome) for item in plan):
+        reasons = "; ".join(sorted({item.reason for item in plan if isinstance(item, Outcome)}))
+        raise InputError(f"nothing to do: {reasons} (all of {len(plan)}, the first is {plan[0].source})")
     makers: dict[Path, Path] = {}
     sources = {item.source.resolve() for item in plan if item.source != STREAM}
     for job in plan:

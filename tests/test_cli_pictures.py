@@ -1,0 +1,524 @@
+"""`irn downscale` and `irn upscale` on files as people have them: what is written, what is told, how it ends."""
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from irn_cli.cli import irn
+from irn_cli.errors import IrnError, one_line
+from irn_cli.image import read, write
+from irn_cli.model import IRN
+from irn_cli.record import Record, Restored
+from irn_cli.weights import save_model
+from tests.test_rescale import photo_like
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable[..., IRN]) -> None:
+    """An empty directory, in which the default models are tiny ones."""
+    weights = tmp_path / "weights"
+    for scale in (2, 4):
+        model = tiny_model(scale)
+        for name, parameter in model.named_parameters():
+            if "conv5" in name:  # gentle couplings: the small picture stays near the bicubic one
+                parameter.data *= 0.1
+        save_model(weights / f"irn-x{scale}.safetensors", model)
+    monkeypatch.setenv("IRN_WEIGHTS", str(weights))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+
+
+@pytest.fixture
+def run() -> Run:
+    """`run("downscale a.png -q")` or `run(["downscale", "a b.png"])`, and how it ended."""
+
+    def call(command: str | list[str], **options: object) -> Result:
+        arguments = command.split() if isinstance(command, str) else command
+        result = CliRunner().invoke(irn, arguments, standalone_mode=False, **options)
+        if result.exception and not isinstance(result.exception, SystemExit):
+            # What `main` makes of it: one line and a status.
+            error = result.exception
+            status = getattr(error, "exit_status", getattr(error, "exit_code", None))
+            if status is None:
+                raise error
+            message = error.format_message() if hasattr(error, "format_message") else one_line(str(error))
+            assert isinstance(error, IrnError) or status == 2
+            return Result(result.runner, result.stdout_bytes, f"{result.stderr}irn: {message}\n".encode(),
+                          result.output_bytes, None, status, None)  # fmt: skip
+        return Result(result.runner, result.stdout_bytes, result.stderr_bytes, result.output_bytes, None,
+                      result.return_value or 0, None)  # fmt: skip
+
+    return call
+
+
+def photo(path: str, height: int = 20, width: int = 28, seed: int = 0) -> Path:
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(photo_like(height, width, seed)).save(target)
+    return target
+
+
+def files() -> list[str]:
+    return sorted(str(path) for path in Path().rglob("*") if path.is_file())
+
+
+def ended(result: Result, status: int, *, told: str = "", printed: str = "") -> Result:
+    assert result.exit_code == status, result.stderr
+    assert told in result.stderr, result.stderr
+    assert result.stdout == printed
+    assert "Traceback" not in result.stderr
+    return result
+
+
+# One picture ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_down_and_up(run: Run, scale: int) -> None:
+    photo("photo.jpg", 21, 30)
+    ended(run(f"downscale photo.jpg -s {scale}"), 0, told=f"photo.jpg -> photo_down{scale}.png (30x21 -> ")
+    ended(run(f"upscale photo_down{scale}.png"), 0, told=f"photo_down{scale}.png -> photo_up{scale}.png")
+    assert files() == ["photo.jpg", f"photo_down{scale}.png", f"photo_up{scale}.png"]
+    assert read(f"photo_up{scale}.png").size == (21, 30)
+    assert isinstance(read(f"photo_up{scale}.png").record, Restored)
+
+
+@pytest.mark.parametrize("name", ["out.png", "out.webp", "out.tif", "new/place/out.png"])
+def test_output_names_say_the_format(run: Run, name: str) -> None:
+    photo("a.png")
+    ended(run(f"downscale a.png -o {name}"), 0)
+    assert isinstance(read(name).record, Record)
+    ended(run(f"upscale {name} -o big.png"), 0)
+    assert read("big.png").warnings == ()
+
+
+def test_lossy_names_are_refused_before_anything_runs(run: Run) -> None:
+    photo("a.png")
+    ended(run("downscale a.png -o b.jpg"), 2, told="what is hidden in a small picture would be lost in .jpg")
+    ended(run("downscale a.png -o b"), 2, told="cannot write a name without a suffix")
+    assert files() == ["a.png"]
+    ended(run("downscale a.png"), 0)
+    ended(run("upscale a_down4.png -o b.jpg"), 0)
+
+
+def test_standard_input_and_output(run: Run) -> None:
+    data = photo("a.png").read_bytes()
+    small = run("downscale - -q", input=data)
+    assert (small.exit_code, small.stderr) == (0, "")
+    large = run("upscale -", input=small.stdout_bytes)
+    assert large.exit_code == 0
+    Path("b.png").write_bytes(large.stdout_bytes)
+    assert read("b.png").size == (20, 28)
+    ended(run("downscale - -o c.png", input=data), 0)
+    assert run("downscale a.png -o -").stdout_bytes == Path("c.png").read_bytes()
+    ended(run("downscale - --json", input=data), 2, told="cannot take both")
+    ended(run("downscale -", input=b""), 1, told="standard input is empty")
+    ended(run("upscale c.png -o - --samples 2"), 2, told="standard output takes one picture")
+
+
+def test_samples_seeds_and_spread(run: Run) -> None:
+    photo("a.png")
+    run("downscale a.png")
+    ended(run("upscale a_down4.png --samples 3 --spread"), 0)
+    names = ["a_up4_1.png", "a_up4_2.png", "a_up4_3.png", "a_up4_spread.png"]
+    assert [name for name in files() if "up4" in name] == names
+    samples = [read(name).pixels.astype(float) for name in names[:3]]
+    expected = 20 * sum(np.abs(sample - samples[0]).mean(2) for sample in samples[1:]) / 2
+    assert np.abs(read(names[3]).pixels[..., 0] - (255 - np.clip(expected, 0, 255))).max() <= 0.51
+    assert read(names[3]).mode == "L"
+    ended(run("upscale a_down4.png -o one.png --seed 0"), 0)
+    assert np.array_equal(read("one.png").pixels, read(names[0]).pixels)
+    ended(run("upscale a_down4.png -o other.png --seed 1"), 0)
+    assert not np.array_equal(read("other.png").pixels, read(names[0]).pixels)
+    ended(run("upscale a_down4.png --spread"), 2, told="needs --samples 2 or more")
+
+
+def test_kept_latent_is_found_beside_its_picture(run: Run) -> None:
+    photo("a.png", 40, 60)
+    result = run("downscale a.png --keep-latent --json")
+    latent = Path("a_down4.latent.safetensors")
+    (outcome,) = map(json.loads, result.stdout.splitlines())
+    assert outcome["outputs"] == [str(latent), "a_down4.png"]
+    assert 0 <= latent.stat().st_size - outcome["latent_bytes"] < 1000
+    ended(run("upscale a_down4.png"), 0)
+    assert np.array_equal(read("a_up4.png").pixels, read("a.png").pixels)
+    latent.rename("moved.safetensors")
+    ended(run("upscale a_down4.png -o drawn.png"), 0)
+    assert not np.array_equal(read("drawn.png").pixels, read("a.png").pixels)
+    ended(run("upscale a_down4.png -o kept.png --latent moved.safetensors"), 0)
+    assert np.array_equal(read("kept.png").pixels, read("a.png").pixels)
+    photo("b.png", seed=1)
+    run("downscale b.png")
+    ended(run("upscale b_down4.png --latent moved.safetensors"), 1, told="the latent belongs to another picture")
+    ended(run("upscale b_down4.png --latent moved.safetensors --samples 2"), 2, told="exclude each other")
+    ended(run("upscale a_down4.png b_down4.png --latent moved.safetensors"), 2, told="belongs to one picture")
+
+
+def test_verification(run: Run) -> None:
+    photo("a.png", 40, 60)
+    told = ended(run("downscale a.png --verify"), 0, told="restores at ").stderr
+    luma = float(told.split("restores at ")[1].split(" dB Y")[0])
+    run("downscale a.png --force")
+    ended(run(f"downscale a.png --force --min-psnr {luma - 0.1}"), 0)
+    Path("a_down4.png").unlink()
+    ended(run(f"downscale a.png --min-psnr {luma + 0.1}"), 1, told=f"it restores at {luma:.2f} dB, below")
+    assert files() == ["a.png"]
+
+
+def test_artifacts(run: Run, tmp_path: Path, tiny_model: Callable[..., IRN]) -> None:
+    save_model(tmp_path / "bad.safetensors", tiny_model(4, seed=5))
+    photo("a.png", 60, 80)
+    command = f"downscale a.png --force -m {tmp_path / 'bad.safetensors'}"
+    ended(run(command), 0, told="warning: coloured blotch in the small picture at x")
+    Path("a_down4.png").unlink()
+    ended(run(f"{command} --on-artifact fail"), 1, told="failed: coloured blotch")
+    assert files() == ["a.png"]
+    ended(run(f"{command} --on-artifact bicubic"), 0, told="bicubic picture blended in there")
+
+
+def test_strip(run: Run) -> None:
+    exif = Image.Exif()
+    exif[0x013B] = "Ada"
+    Image.fromarray(photo_like(9, 9)).save("a.png", exif=exif, dpi=(90, 90))
+    run("downscale a.png")
+    assert b"Ada" in read("a_down4.png").exif
+    run("upscale a_down4.png")
+    assert b"Ada" in read("a_up4.png").exif
+    run("upscale a_down4.png --strip -o s.png")
+    run("downscale a.png --strip --force")
+    for name in ("s.png", "a_down4.png"):
+        picture = read(name)
+        assert (picture.exif, picture.dpi) == (None, None)
+        assert picture.record
+
+
+# What upscale is given ------------------------------------------------------------------------------------------------
+
+
+def test_foreign_pictures_need_a_scale_and_are_warned_of(run: Run) -> None:
+    photo("a.png", 5, 7)
+    ended(run("upscale a.png"), 1, told="failed: no record of irn in it: --scale is needed")
+    result = ended(run("upscale a.png -s 2"), 0, told="warning: no record of irn in it: restoring a foreign picture")
+    assert result.stderr.count("warning") == 1
+    assert read("a_up2.png").size == (10, 14)
+
+
+def test_right_weights_are_found_by_their_hash(
+    run: Run, tmp_path: Path, tiny_model: Callable[..., IRN], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other" / "mine.safetensors"
+    save_model(other, tiny_model(4, seed=9))
+    photo("a.png")
+    run(f"downscale a.png -m {other}")
+    ended(run("upscale a_down4.png"), 0, told="warning: made with mine revision 1")
+    monkeypatch.setenv("IRN_WEIGHTS", f"{os.environ['IRN_WEIGHTS']}{os.pathsep}{other.parent}")
+    result = ended(run("upscale a_down4.png --force"), 0)
+    assert "warning" not in result.stderr
+    assert read("a_up4.png").record.model == "mine"
+    ended(run("upscale a_down4.png --force -m irn-x2"), 1, told="irn-x2 makes pictures 2 times larger, not 4")
+    ended(run(f"downscale a.png -s 2 -m {other}"), 2, told="mine makes pictures 4 times smaller, not 2")
+    ended(run("downscale a.png -s 8"), 2, told="no weights for 8x are shipped")
+    ended(run("downscale a.png -m nonsense"), 2, told="no model named 'nonsense'")
+
+
+def test_changed_pixels_are_warned_of(run: Run) -> None:
+    photo("a.png")
+    run("downscale a.png")
+    small = read("a_down4.png")
+    small.pixels[0, 0] ^= 1
+    write("a_down4.png", small, overwrite=True)
+    result = ended(run("upscale a_down4.png"), 0, told="a_down4.png: warning: its pixels have changed")
+    assert result.stderr.count("warning") == 1
+
+
+# Many pictures --------------------------------------------------------------------------------------------------------
+
+
+def test_a_tree_is_mirrored(run: Run) -> None:
+    for name in ("a.jpg", "x/b.png", "x/y/c d.webp", "x/notes.png.txt", ".hidden/h.png", "x/.h.png"):
+        photo(f"in/{name}.png").rename(f"in/{name}")
+    ended(run("downscale in -o out"), 0, told="3 done in")
+    small = ["out/a_down4.png", "out/x/b_down4.png", "out/x/y/c d_down4.png"]
+    assert [name for name in files() if name.startswith("out")] == small
+    ended(run("upscale out -o back"), 0, told="3 done in")
+    assert [name for name in files() if name.startswith("back")] == [
+        "back/a_up4.png", "back/x/b_up4.png", "back/x/y/c d_up4.png"
+    ]  # fmt: skip
+
+
+def test_patterns_lists_and_names_are_mirrored(run: Run) -> None:
+    for name in ("x/a.png", "x/y/b.png", "z/c.png"):
+        photo(f"in/{name}")
+    ended(run(["downscale", "in/x/**/*.png", "-o", "out1"]), 0)
+    ended(run("downscale in/x/a.png in/x/y/b.png in/z/c.png -o out2"), 0)
+    Path("list").write_text("in/x/a.png\r\nin/x/y/b.png\n\nin/z/c.png")
+    ended(run("downscale --files-from list -o out3"), 0)
+    zeros = b"in/x/a.png\0in/x/y/b.png\0in/z/c.png\0"
+    ended(run("downscale --files-from - -0 -o out4", input=zeros), 0)
+    expected = ["x/a_down4.png", "x/y/b_down4.png", "z/c_down4.png"]
+    for number in (2, 3, 4):
+        assert [name for name in files() if f"out{number}" in name] == [f"out{number}/{name}" for name in expected]
+    assert [name for name in files() if "out1" in name] == ["out1/a_down4.png", "out1/y/b_down4.png"]
+
+
+def test_outputs_are_never_inputs_again(run: Run) -> None:
+    photo("a.png")
+    ended(run("downscale ."), 0)
+    ended(run("upscale ."), 0, told="a.png: skipped: no record of irn in it")
+    before = files()
+    for renamed in ("a_down4.png", "a_up4.png"):  # known by their record, not by their name
+        Path(renamed).rename(f"{renamed[:-4]} (1).png")
+    ended(run("downscale . --force"), 0, told="2 skipped")
+    ended(run(["upscale", ".", "--skip-existing"]), 0)
+    assert before == ["a.png", "a_down4.png", "a_up4.png"]
+    assert [name for name in files() if name not in before] == [
+        "a_down4 (1).png", "a_down4 (1)_up4.png", "a_up4 (1).png"
+    ]  # fmt: skip
+    ended(run("downscale a_down4.png"), 1, told="nothing to do: irn made it (all of 1, the first is a_down4.png)")
+
+
+def test_collisions_are_seen_before_anything_runs(run: Run) -> None:
+    photo("in/a.png")
+    photo("in/a.jpg")
+    ended(run("downscale in"), 2, told="in/a.jpg and in/a.png would both be written to in/a_down4.png")
+    photo("b.png")
+    ended(run("downscale b.png -o b.png --force"), 2, told="b.png would be written over the input b.png")
+    assert files() == ["b.png", "in/a.jpg", "in/a.png"]
+
+
+def test_nothing_is_overwritten_unless_forced(run: Run) -> None:
+    photo("in/a.png")
+    photo("in/b.png", seed=1)
+    Path("out").mkdir()
+    Path("out/a_down4.png").write_bytes(b"precious")
+    result = ended(run("downscale in -o out"), 1, told="failed: out/a_down4.png exists already (--force replaces it)")
+    assert "in/b.png -> out/b_down4.png" in result.stderr
+    assert "1 done, 1 failed" in result.stderr
+    ended(run("downscale in -o out --skip-existing"), 0, told="2 skipped")
+    assert Path("out/a_down4.png").read_bytes() == b"precious"
+    ended(run("downscale in -o out --force"), 0, told="2 done")
+    assert isinstance(read("out/a_down4.png").record, Record)
+    ended(run("downscale in --force --skip-existing"), 2, told="exclude each other")
+    Path("in/a_down4.png").write_bytes(b"precious")
+    ended(run("downscale in --force"), 2, told="in/a.png would be written over the input in/a_down4.png")
+
+
+def test_one_failure_is_told_and_the_rest_goes_on(run: Run) -> None:
+    for number in range(4):
+        photo(f"in/{number}.png", seed=number)
+    whole = Path("in/1.png").read_bytes()
+    Path("in/1.png").write_bytes(whole[: len(whole) // 2])
+    Path("in/2.png").write_text("text")
+    result = ended(run("downscale in -o out"), 1, told="2 done, 2 failed in")
+    assert "failed: cannot read in/1.png: " in result.stderr
+    assert "failed: in/2.png is not a picture" in result.stderr
+    assert [name for name in files() if "out" in name] == ["out/0_down4.png", "out/3_down4.png"]
+
+
+def test_json_tells_the_same(run: Run) -> None:
+    photo("in/a.png")
+    photo("in/é\n.png")
+    Path("in/c.png").write_text("text")
+    result = run("downscale in -o out --json --verify")
+    assert result.exit_code == 1
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(row["source"], row["status"]) for row in rows] == [
+        ("in/a.png", "done"), ("in/c.png", "failed"), ("in/é\n.png", "done")
+    ]  # fmt: skip
+    assert rows[0]["input_size"] == [28, 20]
+    assert rows[0]["output_size"] == [7, 5]
+    assert rows[0]["psnr_rgb"] > 0
+    assert "not a picture" in rows[1]["reason"]
+    assert result.stderr == ""
+
+
+def test_quiet_leaves_only_failures(run: Run) -> None:
+    photo("a.png")
+    assert run("downscale a.png -q").stderr == ""
+    assert run("downscale a.png -q").stderr.count("\n") == 1
+
+
+def test_shards_are_the_whole(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        photo(f"in/{number}.png")
+    ended(run("downscale in -o out --shard 1/2"), 0, told="3 done")
+    ended(run("downscale in -o out --shard 2/2"), 0, told="2 done")
+    assert len([name for name in files() if "out" in name]) == 5
+    ended(run("downscale in --shard 3/2"), 2, told="expected a share from 1 to 2, not 3")
+    ended(run("downscale in --shard two"), 2, told="expected I/N")
+    ended(run("downscale in --shard slurm"), 2, told="SLURM_ARRAY_TASK_ID is not set")
+    for name, value in {"ID": "14", "MIN": "10", "STEP": "2", "COUNT": "3"}.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    ended(run("downscale in -o slurm --shard slurm"), 0, told="in/2.png -> ")
+    assert [name for name in files() if "slurm" in name] == ["slurm/2_down4.png"]
+    ended(run("downscale in -o plain"), 0, told="5 done")  # Slurm's variables alone change nothing
+
+
+# Names and places -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a b.png", "new\nline.png", "über 写真.png", "-dash.png", "[1].png", "a'\"$x.png"])
+def test_odd_names(run: Run, name: str) -> None:
+    photo(name)
+    result = ended(run(["downscale", "--", name]), 0)
+    assert result.stderr.count("\n") == 1
+    small = Path(name).stem + "_down4.png"
+    ended(run(["upscale", "--", small]), 0)
+    assert Path(Path(name).stem + "_up4.png").is_file()
+
+
+def test_names_that_are_not_unicode(run: Run) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    photo(name)
+    ended(run(["downscale", "."]), 0)
+    assert Path(os.fsdecode(b"caf\xe9_down4.png")).is_file()
+
+
+@pytest.mark.parametrize(("shape", "small"), [((1, 1), (1, 1)), ((1, 5000), (1, 1250)), ((5000, 1), (1250, 1))])
+def test_odd_sizes(run: Run, shape: tuple[int, int], small: tuple[int, int]) -> None:
+    photo("a.png", *shape)
+    ended(run("downscale a.png"), 0)
+    assert read("a_down4.png").size == small
+    ended(run("upscale a_down4.png"), 0)
+    assert read("a_up4.png").size == shape
+
+
+def test_what_is_not_there(run: Run) -> None:
+    Path("empty").mkdir()
+    ended(run("downscale none.png"), 1, told="no such file or directory: none.png")
+    ended(run("downscale empty"), 1, told="no pictures in empty")
+    ended(run(["downscale", "*.jpg"]), 1, told="no file matches *.jpg")
+    ended(run("downscale --files-from none"), 1, told="cannot read none")
+    ended(run("downscale"), 2, told="Missing argument")
+    Path("list").write_text("none.png\n")
+    ended(run("downscale --files-from list"), 1, told="failed: no such file: none.png")
+
+
+def test_a_place_that_cannot_be_written(run: Run) -> None:
+    photo("a.png")
+    Path("file").write_text("")
+    ended(run("downscale a.png -o file/b.png"), 1, told="cannot write file/b.png")
+    Path("place.png").mkdir()
+    ended(run("downscale a.png -o place.png"), 0)  # a directory takes the picture in
+    assert Path("place.png/a_down4.png").is_file()
+
+
+def test_too_many_pixels(run: Run) -> None:
+    photo("a.png")
+    ended(run("downscale a.png --max-pixels 100"), 1, told="(--max-pixels)")
+
+
+# A process of its own: full disks and signals -------------------------------------------------------------------------
+
+
+def start(*arguments: str, **options: object) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "irn_cli", *arguments], text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, start_new_session=True, **options)  # fmt: skip
+
+
+def without_privileges() -> None:
+    """In a child that is about to start: what root may do beyond its files' modes, it may no longer."""
+    drop_capability, dac_override, dac_read_search = 24, 1, 2
+    for capability in (dac_override, dac_read_search):
+        ctypes.CDLL(None).prctl(drop_capability, capability, 0, 0, 0)
+
+
+def test_unreadable_and_unwritable() -> None:
+    photo("a.png").chmod(0)
+    photo("b.png")
+    Path("closed").mkdir(mode=0o555)
+    process = start("downscale", "a.png", "b.png", "-o", "closed", preexec_fn=without_privileges)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "failed: cannot read a.png: Permission denied\n" in errors
+    assert "b.png: failed: cannot write closed/b_down4.png: Permission denied\n" in errors
+    assert not list(Path("closed").iterdir())
+
+
+def test_a_full_disk_leaves_no_half_file() -> None:
+    photo("in/a.png", 300, 400)
+    photo("in/b.png", 4, 4)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+
+    process = start("downscale", "in", "-o", "out", preexec_fn=limit)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    assert "in/a.png: failed: cannot write out/a_down4.png: File too large" in errors
+    assert "1 done, 1 failed" in errors
+    assert output == ""
+    assert [name for name in files() if "out" in name] == ["out/b_down4.png"]
+
+
+@pytest.fixture
+def many_pictures() -> None:
+    for number in range(60):
+        photo(f"in/{number:02}.png", 200, 300, seed=number)
+
+
+def wait_for_first(process: subprocess.Popen[str]) -> Iterator[None]:
+    deadline = time.monotonic() + 60
+    while not list(Path().glob("out/*.png")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    yield
+
+
+@pytest.mark.usefixtures("many_pictures")
+def test_interruption_is_quick_and_leaves_whole_files_only() -> None:
+    process = start("downscale", "in", "-o", "out")
+    next(wait_for_first(process))
+    process.send_signal(signal.SIGINT)
+    begin = time.monotonic()
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert time.monotonic() - begin < 5
+    assert errors.endswith("irn: interrupted\n")
+    assert "Traceback" not in errors
+    assert output == ""
+    written = list(Path("out").iterdir())
+    assert 0 < len(written) < 60
+    for path in written:
+        assert isinstance(read(path).record, Record)
+
+
+@pytest.mark.usefixtures("many_pictures")
+def test_a_killed_run_leaves_no_half_file_and_is_resumed(run: Run) -> None:
+    process = start("downscale", "in", "-o", "out")
+    next(wait_for_first(process))
+    process.kill()
+    process.communicate()
+    written = {path: path.stat().st_mtime_ns for path in Path("out").glob("*.png")}
+    assert 0 < len(written) < 60
+    for path in written:
+        assert isinstance(read(path).record, Record)
+    ended(run("downscale in -o out --skip-existing"), 0, told=f"{60 - len(written)} done, {len(written)} skipped")
+    assert len(list(Path("out").glob("*_down4.png"))) == 60
+    assert all(path.stat().st_mtime_ns == when for path, when in written.items())
+
+
+def test_a_reader_that_has_enough_ends_the_run_quietly() -> None:
+    for number in range(3):
+        photo(f"in/{number}.png", 50, 50)
+    process = start("downscale", "in", "-o", "out", "--json")
+    process.stdout.close()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in errors
