@@ -1,0 +1,169 @@
+"""What a run shows and writes down."""
+
+import io
+import json
+import signal
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from irn_cli.errors import OutputError
+from irn_cli.evaluate import Summary
+from irn_cli.monitor import follow, read_log, stopping, write_curve
+from irn_cli.train.recipe import load_recipe
+from irn_cli.train.trainer import Ended, Event, Logged, Preview, Saved, SetBack, Validated
+
+RECIPE = replace(load_recipe("irn"), iterations=10_000)
+
+
+def logged(step: int, **more: float) -> Logged:
+    row = {"loss": 1234.5 / step, "reconstruction": 1000.0 / step, "guide": 3.0, "distribution": 2.0, "grad_norm": 5.0,
+           "skipped": 0.0, "lr": 2e-4, "ms_per_step": 700.0, "elapsed": 0.7 * step}  # fmt: skip
+    return Logged(step, row | more, step / 10_000, 3725.0)
+
+
+def validated(step: int, failures: tuple[str, ...] = ()) -> Validated:
+    summary = Summary("weights", 4, "set", 5, 31.25, 0.91, 29.5, 40.0, 0.99, 6.5, 11.0, None, 0.4)
+    grey = np.full((32, 48, 3), 128, np.uint8)
+    preview = Preview(grey, np.zeros((8, 12, 3), np.uint8), grey)
+    return Validated(step, summary, failures, preview)
+
+
+EVENTS: list[Event] = [
+    logged(10),
+    SetBack(15, 0.5),
+    logged(6_000, skipped=3.0),
+    Saved(6_000),
+    validated(6_000, ("cannot read bad.png: no picture",)),
+    Ended(6_000, "time"),
+]
+
+
+def plain_console() -> Console:
+    return Console(file=io.StringIO(), width=80)
+
+
+def text(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_without_a_terminal_there_is_a_line_an_event(tmp_path: Path) -> None:
+    console = plain_console()
+    assert follow(EVENTS, tmp_path, RECIPE, console) == "time"
+    lines = text(console).splitlines()
+    assert lines[0] == "step 10 (0.1%)  loss 123.5  lr 2.00e-04  700 ms/step  1:02:05 left"
+    assert lines[1] == "step 15  too many bad steps: back to the last good state, rate x 0.5 from here on"
+    assert "skipped 3" in lines[2]
+    assert "restored 31.25 dB on Y, 29.50 on RGB" in lines[3]
+    assert "worst patch 6.5 levels" in lines[3]
+    assert lines[3].endswith("the authors' run at 5,000 x 16 crops: 29.9 dB (RGB, DIV2K)")
+    assert lines[4] == "cannot read bad.png: no picture"
+    assert lines[5] == "ended at step 6,000: the time is up"
+
+
+def test_quiet_shows_only_what_went_wrong(tmp_path: Path) -> None:
+    console = plain_console()
+    follow(EVENTS, tmp_path, RECIPE, console, quiet=True)
+    assert [line[:7] for line in text(console).splitlines()] == ["step 15"]
+
+
+def test_a_terminal_gets_a_display(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, height=30)
+    follow(EVENTS, tmp_path, RECIPE, console)
+    shown = text(console)
+    for part in (
+        "step 6,000",
+        "60.0%",
+        "reconstruction",
+        "ms/step",
+        "restored 31.25 dB",
+        "the time is up",
+        "rate x 0.5",
+    ):
+        assert part in shown, part
+
+
+def test_other_processes_show_and_write_nothing(tmp_path: Path) -> None:
+    assert follow(EVENTS, tmp_path, RECIPE, None) == "time"
+    assert not list(tmp_path.iterdir())
+
+
+def test_references_are_by_crops_seen_and_only_where_they_are_known(tmp_path: Path) -> None:
+    def shown(**changes: object) -> str:
+        console = plain_console()
+        follow([validated(6_000)], tmp_path, replace(RECIPE, **changes), console)  # type: ignore[arg-type]
+        return text(console)
+
+    assert "authors' run" in shown()
+    assert "authors' run" not in shown(batch=4)
+    assert "authors' run" not in shown(scale=2)
+    assert "authors' run" not in shown(stage="irn-plus")
+    assert "29.9" in shown(batch=15)
+
+
+def test_records_are_rows_of_json_and_a_cut_one_is_left_out(tmp_path: Path) -> None:
+    follow(EVENTS, tmp_path, RECIPE, plain_console())
+    log = tmp_path / "log.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [10, 15, 6_000, 6_000, 6_000]
+    assert rows[0]["loss"] == pytest.approx(123.45)
+    assert rows[1]["setback"] == 0.5
+    assert rows[3]["val_psnr_y"] == 31.25
+    assert rows[3]["failures"] == ["cannot read bad.png: no picture"]
+    assert rows[4]["ended"] == "time"
+    with log.open("a") as stream:
+        stream.write('{"step": 7, "lo')
+    assert read_log(log) == rows
+    assert read_log(tmp_path / "absent") == []
+
+
+def test_the_curve_is_an_svg_with_the_whole_history(tmp_path: Path) -> None:
+    follow(EVENTS, tmp_path, RECIPE, plain_console())
+    follow([logged(8_000), validated(8_000)], tmp_path, RECIPE, plain_console())
+    root = ElementTree.parse(tmp_path / "curve.svg").getroot()  # our own file
+    lines = [node.get("points", "").split() for node in root if node.tag.endswith("polyline")]
+    assert [len(line) for line in lines] == [3, 2]
+    words = [node.text for node in root if node.tag.endswith("text")]
+    assert "8,000" in words
+    assert "31.25" in words
+
+
+def test_a_curve_of_nothing_and_of_infinities_is_still_a_picture(tmp_path: Path) -> None:
+    rows = [
+        {"step": 1, "loss": float("inf")},
+        {"step": 2, "loss": float("nan")},
+        {"step": 3, "val_psnr_y": float("inf")},
+    ]
+    for history in ([], rows):
+        write_curve(tmp_path / "curve.svg", history, RECIPE)
+        ElementTree.parse(tmp_path / "curve.svg")  # our own file
+
+
+def test_the_preview_shows_original_small_and_restored(tmp_path: Path) -> None:
+    follow(EVENTS, tmp_path, RECIPE, plain_console())
+    preview = np.asarray(Image.open(tmp_path / "preview.png"))
+    assert preview.shape == (32, 3 * 48 + 8, 3)
+    assert (preview[:, :48] == 128).all()
+    assert (preview[:, 52:100] == 0).all()
+
+
+def test_a_directory_that_went_away_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"cannot write to .*absent: No such file"):
+        follow(EVENTS, tmp_path / "absent", RECIPE, plain_console())
+
+
+def test_the_first_signal_asks_and_the_second_acts() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stopping() as asked:
+        assert not asked()
+        signal.raise_signal(signal.SIGINT)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before

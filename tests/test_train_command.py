@@ -1,0 +1,209 @@
+"""`irn train` as a user meets it: what it leaves, what it refuses, and that killing it ruins nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from irn_cli.cli import irn
+from irn_cli.errors import IrnError, UsageError
+from irn_cli.train.checkpoint import load_checkpoint
+from irn_cli.train.job import parse_duration
+from irn_cli.weights import load_model, read_info, save_model
+from tests.conftest import make_tiny_model
+
+ROOT = Path(__file__).parents[1]
+PHOTOS = ROOT / "examples" / "photos"
+TINY = "blocks = 1\ngrowth = 8\nlog_every = 1\nsave_every = 2\nvalidate_every = 100\n"
+COMMON = ["--data", str(PHOTOS), "-s", "2", "--config", "tiny.toml", "--patch", "32", "--batch", "2", "--device", "cpu"]
+
+Train = Callable[..., Result]
+
+
+@pytest.fixture
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """`train(*arguments)` runs `irn train` in a directory of its own; `status` of the result is its exit status."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("irn_cli.device.tune_allocator", lambda: None)  # for good, and the tests' process lives on
+    (tmp_path / "tiny.toml").write_text(TINY)
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(irn, ["train", *arguments], standalone_mode=False)
+
+    return run
+
+
+def test_a_run_leaves_what_it_promises_and_resumes(train: Train, tmp_path: Path) -> None:
+    result = train(*COMMON, "--val", str(PHOTOS), "-o", "run", "--stop-after", "3")
+    assert result.exception is None, result.exception
+    assert result.return_value == 0
+    assert result.stdout == ""
+    assert "4 pictures to train on, 4 to validate on" in result.stderr
+    assert "step 3 (" in result.stderr
+    assert "restored" in result.stderr
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"checkpoint.safetensors", "curve.svg", "log.jsonl", "preview.png", "recipe.toml",
+                     "validation.txt", "weights.safetensors"}  # fmt: skip
+    notes = read_info(tmp_path / "run" / "weights.safetensors").notes
+    assert notes["steps"] == "3"
+    assert notes["data"] == "4 pictures of photos"
+    assert notes["recipe"].startswith("irn with scale = 2")
+    assert load_model(tmp_path / "run" / "weights.safetensors").config.scale == 2
+
+    resumed = train("--data", str(PHOTOS), "--val", str(PHOTOS), "-o", "run", "--resume", "--iterations", "5", "-q",
+                    "--device", "cpu")  # fmt: skip
+    assert resumed.return_value == 0, resumed.exception
+    assert load_checkpoint(tmp_path / "run").counters.step == 5
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5]
+    assert {"step", "loss", "reconstruction", "guide", "distribution", "lr", "grad_norm", "ms_per_step"} <= set(rows[0])
+
+
+def test_a_dry_run_writes_nothing(train: Train, tmp_path: Path) -> None:
+    result = train(*COMMON, "-o", "run", "--dry-run", "--lr", "1e-3")
+    assert result.return_value == 0
+    assert "lr = 0.001\n" in result.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_starting_weights_bring_their_network(train: Train, tmp_path: Path) -> None:
+    save_model(tmp_path / "mine.safetensors", make_tiny_model(2))
+    result = train("--data", str(PHOTOS), "--init", "mine.safetensors", "--patch", "32", "--batch", "2", "-o", "run",
+                   "--stop-after", "1", "--device", "cpu", "-q")  # fmt: skip
+    assert result.return_value == 0, result.exception
+    assert load_checkpoint(tmp_path / "run").config == make_tiny_model(2).config
+    assert read_info(tmp_path / "run" / "weights.safetensors").notes["init"].startswith("mine revision 1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "absent"], "no folder absent"),
+        (["--data", "."], "no pictures in"),
+        (["--data", str(PHOTOS), "--recipe", "best"], "no recipe 'best'"),
+        (["--data", str(PHOTOS), "--config", "absent.toml"], "cannot read absent.toml"),
+        (["--data", str(PHOTOS), "--config", "typo.toml"], "did you mean 'guide'"),
+        (["--data", str(PHOTOS), "--patch", "4000"], "none of 4 pictures can be used"),
+        (["--data", str(PHOTOS), "--patch", "33"], "patch must be a multiple of the scale"),
+        (["--data", str(PHOTOS), "--init", "x2.safetensors", "-s", "4"], "is of scale 2, the recipe of scale 4"),
+        (["--data", str(PHOTOS), "--init", "nothing"], "no model named 'nothing'"),
+        (["--data", str(PHOTOS), "--recipe", "irn-plus"], "continues IRN weights: name them with --init"),
+        (["--data", str(PHOTOS), "--recipe", "irn-plus", "--init", "x2.safetensors"], "VGG19 features"),
+        (["--data", str(PHOTOS), "--resume"], "--resume needs the run's directory"),
+        (["--data", str(PHOTOS), "--resume", "-o", "nowhere"], "nothing to resume"),
+        (["--data", str(PHOTOS), "--resume", "-o", "nowhere", "--init", "x"], "leave out --recipe and --init"),
+        (["--data", str(PHOTOS), "--time-limit", "soon"], "'soon' is no time limit"),
+        (["--data", str(PHOTOS), "--device", "gpu"], "unknown device 'gpu'"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_told_in_one_line(train: Train, tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "typo.toml").write_text("gide = 1\n")
+    save_model(tmp_path / "x2.safetensors", make_tiny_model(2))
+    result = train(*arguments)
+    assert isinstance(result.exception, IrnError), result.exception
+    assert message in str(result.exception)
+    assert "\n" not in str(result.exception)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_is_not_overwritten_by_mistake(train: Train, tmp_path: Path) -> None:
+    assert train(*COMMON, "-o", "run", "--stop-after", "1", "-q").return_value == 0
+    before = (tmp_path / "run" / "checkpoint.safetensors").read_bytes()
+    result = train(*COMMON, "-o", "run", "--stop-after", "1")
+    assert "run holds a run already: --resume continues it, --force starts anew" in str(result.exception)
+    assert (tmp_path / "run" / "checkpoint.safetensors").read_bytes() == before
+    assert train(*COMMON, "-o", "run", "--stop-after", "2", "--force", "-q").return_value == 0
+    assert load_checkpoint(tmp_path / "run").counters.step == 2
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 2]
+
+
+def test_a_checkpoint_of_another_shape_is_refused(train: Train, tmp_path: Path) -> None:
+    assert train(*COMMON, "-o", "run", "--stop-after", "1", "-q").return_value == 0
+    result = train("--data", str(PHOTOS), "-o", "run", "--resume", "-s", "4", "--device", "cpu")
+    assert isinstance(result.exception, UsageError)
+    assert "run is of scale 2, the recipe of scale 4" in str(result.exception)
+
+
+def test_an_unwritable_run_directory_is_told(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = train(*COMMON, "-o", "file/run", "--stop-after", "1")
+    assert isinstance(result.exception, IrnError)
+    assert "file/run" in str(result.exception)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("9m", 540), ("90s", 90), ("1h30m", 5400), ("45", 45), ("0.5m", 30)])
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "m", "9x", "-1m", "1m1h", "soon"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(UsageError, match="is no time limit"):
+        parse_duration(text)
+
+
+def start(tmp_path: Path, *more: str) -> subprocess.Popen[str]:
+    (tmp_path / "tiny.toml").write_text(TINY.replace("save_every = 2", "save_every = 1"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "irn_cli", "train", *COMMON, "-o", "run", *more]
+    return subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(tmp_path: Path, step: int) -> None:
+    log = tmp_path / "run" / "log.jsonl"
+    until = time.monotonic() + 100
+    while time.monotonic() < until:
+        if log.is_file() and log.read_text().count("loss") >= step:
+            return
+        time.sleep(0.05)
+    raise TimeoutError("the run does not start")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals) -> None:
+    process = start(tmp_path)
+    wait_for_step(tmp_path, 3)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; --resume continues" in errors
+    assert "Traceback" not in errors
+    done = load_checkpoint(tmp_path / "run").counters.step
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert rows[-1] == {"step": done, "ended": "interrupted"}
+
+
+def test_a_kill_at_any_moment_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
+    for k in range(3):
+        process = start(tmp_path, *(["--force"] if k else []))
+        wait_for_step(tmp_path, 3 + k)
+        process.kill()
+        process.communicate()
+        checkpoint = load_checkpoint(tmp_path / "run")
+        assert checkpoint.counters.step >= 2 + k
+        load_model(tmp_path / "run" / "weights.safetensors")
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    """A limit on file sizes stands in for the disk: the first run fits, the larger second one does not."""
+    process = start(tmp_path, "--stop-after", "2")
+    process.communicate(timeout=100)
+    before = (tmp_path / "run" / "checkpoint.safetensors").read_bytes()
+    blocks = len(before) // 1024 // 2
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = (
+        f"trap '' XFSZ; ulimit -f {blocks}; exec {sys.executable} -m irn_cli train --data {PHOTOS} -o run --resume"
+    )
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "cannot write run/checkpoint.safetensors: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "run" / "checkpoint.safetensors").read_bytes() == before
