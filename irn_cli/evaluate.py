@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -326,7 +327,7 @@ def load(dataset: DataSet, path: Path, scale: int, crop: int) -> Original:
         )
     mode = "L" if (dataset.name.lower(), path.stem.lower()) in _GREY else picture.mode
     cropped = Picture(np.ascontiguousarray(picture.pixels[:height, :width]), mode=mode)
-    return Original(cropped, Baseline("bicubic", scale).downscale(cropped).pixels)
+    return Original(cropped, resize.bicubic_small(cropped.pixels, scale).round().astype(np.uint8))
 
 
 def summarise(scores: Iterable[Score]) -> list[Summary]:
@@ -425,20 +426,18 @@ class _Trial:
 
 def _measure_restored(original: Original, restored: Picture, crop: int) -> _Restored:
     a, b = crop_border(original.picture.pixels, crop), crop_border(restored.pixels, crop)
-    grey = original.picture.mode == "L"
-    y, restored_y = luma(a, full_range=grey), luma(b, full_range=grey)
-    return _Restored(psnr(y, restored_y), ssim(y, restored_y), psnr(a, b))
+    y = partial(luma, full_range=original.picture.mode == "L")
+    return _Restored(psnr(a, b, of=y), ssim(a, b, of=y), psnr(a, b))
 
 
 def _measure_small(original: Original, small: Picture) -> _Small:
-    grey = original.picture.mode == "L"
-    y, small_y = luma(original.guide, full_range=grey), luma(small.pixels, full_range=grey)
+    y = partial(luma, full_range=original.picture.mode == "L")
     file = io.BytesIO()
     write(file, small)
     height, width = small.size
     return _Small(
-        lr_psnr_y=psnr(y, small_y),
-        lr_ssim_y=ssim(y, small_y),
+        lr_psnr_y=psnr(original.guide, small.pixels, of=y),
+        lr_ssim_y=ssim(original.guide, small.pixels, of=y),
         lr_worst_patch=worst_patch(original.guide, small.pixels),
         lr_bits_per_pixel=8 * len(file.getvalue()) / (height * width),
     )

@@ -71,12 +71,13 @@ def psnr(a: Levels, b: Levels, *, of: Callable[[Levels], Levels] | None = None) 
     return 10 * math.log10(255**2 * count / total) if total else math.inf
 
 
-def ssim(a: Levels, b: Levels) -> float:
+def ssim(a: Levels, b: Levels, *, of: Callable[[Levels], Levels] | None = None) -> float:
     """Mean structural similarity of two planes, over every place where the 11x11 window fits.
 
     Args:
-        a: (H, W), levels.
+        a: (H, W), levels; or a picture of which `of` makes them.
         b: the other, alike.
+        of: what to compare of each band of rows, as for `psnr`.
 
     Returns:
         At most 1, which it is for equal planes.
@@ -84,15 +85,15 @@ def ssim(a: Levels, b: Levels) -> float:
     Raises:
         InputError: a side is shorter than the window.
     """
-    H, W = a.shape
+    H, W = a.shape[:2]
     if min(H, W) < WINDOW:
         raise InputError(f"a picture of {W} x {H} is too small for SSIM: expected at least {WINDOW} pixels a side")
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     rows, columns = H - WINDOW + 1, W - WINDOW + 1
     total = 0.0
     for top in range(0, rows, _BAND):
         band = slice(top, min(top + _BAND, rows) + WINDOW - 1)
-        total += float(_similarity(a[band], b[band]).sum())
+        band_a, band_b = (of(a[band]), of(b[band])) if of else (a[band], b[band])
+        total += float(_similarity(np.asarray(band_a, dtype=np.float64), np.asarray(band_b, dtype=np.float64)).sum())
     return float(total / (rows * columns))
 
 

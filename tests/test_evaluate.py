@@ -105,13 +105,16 @@ def test_the_border_is_the_scale_unless_given(tmp_path: Path) -> None:
     assert scored(0) < scored(4) < scored(8)
 
 
-def test_grey_pictures_are_measured_on_their_own_levels(tmp_path: Path) -> None:
+def test_grey_pictures_are_measured_on_their_own_levels(network: Network, tmp_path: Path) -> None:
     grey = picture(64, 64)[..., 0]
     dataset = folder(tmp_path / "d", grey=grey, same=np.repeat(grey[..., None], 3, 2))
     a, b = (row for row in evaluate([Baseline("bicubic", 2)], [dataset]) if isinstance(row, Score))
     assert (a.name, b.name) == ("grey.png", "same.png")
     assert a.psnr_y == pytest.approx(a.psnr_rgb) == pytest.approx(b.psnr_rgb)
     assert b.psnr_y - a.psnr_y == pytest.approx(20 * math.log10(255 / 219))  # the studio range is narrower
+    row = next(evaluate([network], [dataset]))
+    assert isinstance(row, Score)
+    assert row.psnr_y == pytest.approx(row.psnr_rgb)  # restored in grey
 
 
 def test_bridge_of_set14_is_grey_in_any_format(tmp_path: Path) -> None:

@@ -64,6 +64,13 @@ def test_ssim_is_its_definition(size: tuple[int, int]) -> None:
     assert ssim(a, a) == pytest.approx(1, abs=1e-12)
 
 
+def test_luma_of_bands_is_luma_of_the_whole() -> None:
+    random = np.random.default_rng(4)
+    a, b = random.integers(0, 256, (2, 75, 20, 3), dtype=np.uint8)
+    assert ssim(a, b, of=luma) == pytest.approx(ssim(luma(a), luma(b)), abs=1e-12)
+    assert psnr(a, b, of=luma) == pytest.approx(psnr(luma(a), luma(b)), abs=1e-12)
+
+
 def test_ssim_of_integers_does_not_wrap_around() -> None:
     a = np.arange(400, dtype=np.uint8).reshape(20, 20)
     assert ssim(a, a[::-1]) == ssim(a.astype(float), a[::-1].astype(float))
