@@ -1,6 +1,7 @@
 """Fixtures that several test modules use."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,11 @@ import pytest
 import torch
 
 from irn_cli.model import IRN, IRNConfig
+
+
+def pytest_configure() -> None:
+    """Heed Ctrl-C even where the tests run in the background: ignoring it would be inherited by what they interrupt."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
