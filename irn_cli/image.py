@@ -33,7 +33,10 @@ SUFFIXES = frozenset(
 MAX_PIXELS = 500_000_000
 _READERS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "AVIF", "GIF")
 _LOSSLESS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".png": ("PNG", {}),
+    ".png": (
+        "PNG",
+        {"compress_type": zlib.Z_RLE},
+    ),  # photographs: smaller than by zlib's default, in a quarter of the time
     ".webp": ("WEBP", {"lossless": True, "exact": True}),  # not exact: colours under transparent pixels would change
     ".tif": ("TIFF", {}),
     ".tiff": ("TIFF", {}),
@@ -416,7 +419,14 @@ def _encode(stream: BinaryIO, picture: Picture, kind: str, options: dict[str, An
             options["exif"][ExifTags.Base.XMLPacket] = xmp
         else:
             options["xmp"] = xmp
-    image.save(stream, kind, **options)
+    if kind == "PNG" and isinstance(picture.record, Record):
+        # A small picture is made to be small; drawings with repeated forms need zlib's matches for that.
+        whole = [io.BytesIO(), io.BytesIO()]
+        image.save(whole[0], kind, **options)
+        image.save(whole[1], kind, **{**options, "compress_type": zlib.Z_DEFAULT_STRATEGY})
+        stream.write(min((one.getbuffer() for one in whole), key=len))
+    else:
+        image.save(stream, kind, **options)
 
 
 def _png_chunks(picture: Picture) -> PngImagePlugin.PngInfo:

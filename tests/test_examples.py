@@ -1,0 +1,78 @@
+"""The shell scripts that people copy run as they stand."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from irn_cli.image import read
+from irn_cli.model import IRN
+from irn_cli.weights import save_model
+from tests.test_rescale import photo_like
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+Script = Callable[..., str]
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable[..., IRN]) -> Script:
+    """`script("folder.sh", "in", "out")` runs it beside two pictures, with tiny weights and `irn` on the path."""
+    model = tiny_model(4)
+    for name, parameter in model.named_parameters():
+        if "conv5" in name:
+            parameter.data *= 0.1
+    save_model(tmp_path / "weights" / "irn-x4.safetensors", model)
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "irn"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m irn_cli "$@"\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("IRN_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parent))
+    work = tmp_path / "work"
+    (work / "photos" / "a b").mkdir(parents=True)
+    monkeypatch.chdir(work)
+    Image.fromarray(photo_like(40, 50)).save("photos/one.png")
+    Image.fromarray(photo_like(30, 20, seed=1)).save("photos/a b/two.png")
+
+    def run(name: str, *arguments: str) -> str:
+        done = subprocess.run([EXAMPLES / name, *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def made(directory: str) -> list[str]:
+    return sorted(str(path.relative_to(directory)) for path in Path(directory).rglob("*") if path.is_file())
+
+
+def test_folder(script: Script) -> None:
+    script("folder.sh", "photos", "small", "large")
+    assert made("small") == ["a b/two_down4.png", "one_down4.png"]
+    assert made("large") == ["a b/two_up4.png", "one_up4.png"]
+
+
+def test_archive(script: Script) -> None:
+    Path("photos/a b/two.png").write_text("no picture")
+    told = script("archive.sh", "photos", "archive", "5")
+    assert made("archive") == ["a b/two.png", "journal.jsonl", "one_down4.png"]
+    assert told.startswith("kept as it is: photos/a b/two.png: photos/a b/two.png is not a picture")
+    assert Path("archive/a b/two.png").read_text() == "no picture"
+
+
+def test_samples(script: Script) -> None:
+    names = script("samples.sh", "photos/one.png").split()
+    assert names == ["large_1.png", "large_2.png", "large_3.png", "large_spread.png", "small.png"]
+    assert read("samples/large_spread.png").mode == "L"
+
+
+def test_slurm(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"ID": "2", "MIN": "1", "STEP": "1", "COUNT": "2"}.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    script("slurm.sh", "photos", "small")
+    assert made("small") == ["one_down4.png"]
