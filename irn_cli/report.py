@@ -157,14 +157,14 @@ def comparison(results: Results) -> list[Row]:
     """Lay out methods by data sets: each method measured, its difference to its published row, then all of those."""
     summary = {(row.method, row.dataset): row for row in results.summary}
     sets = [dataset["name"] for dataset in results.protocol["datasets"]]
-    published = _published(results.protocol["scale"], sets)
+    published = published_rows(results.protocol["scale"], sets)
     rows = []
     for method in results.protocol["methods"]:
         found = [summary.get((method["name"], name)) for name in sets]
         pairs: tuple[Pair | None, ...] = tuple((row.psnr_y, row.ssim_y) if row else None for row in found)
         seconds = _mean_seconds([row for row in found if row])
         rows.append(Row("measured", method["name"], method["parameters"], seconds, pairs))
-        reference = next((row for row in published if row.method == _counterpart(method)), None)
+        reference = next((row for row in published if row.method == counterpart(method)), None)
         if reference:
             differences = tuple(map(_difference, pairs, reference.pairs))
             if any(differences):
@@ -244,7 +244,7 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _published(scale: int, sets: Sequence[str]) -> list[Row]:
+def published_rows(scale: int, sets: Sequence[str]) -> list[Row]:
     """The papers' rows at a scale, for the data sets at hand; none where none of these is a known one."""
     known = [_ALIASES.get(key := re.sub("[^a-z0-9]", "", name.lower()), key) for name in sets]
     columns = {name.lower(): column for column, name in enumerate(SETS)}
@@ -263,7 +263,7 @@ def _pair(cell: str) -> Pair | None:
     return (numbers[0], numbers[1] if len(numbers) > 1 else None) if numbers else None
 
 
-def _counterpart(method: dict[str, Any]) -> str | None:
+def counterpart(method: dict[str, Any]) -> str | None:
     """The published method that one of ours is to be held against."""
     if method["kind"] == "model":
         return "IRN+" if "plus" in method["name"] else "IRN"
@@ -328,8 +328,8 @@ def show_pair(pair: Pair | None, sign: str = "") -> str:
     """`33.39 / 0.9123`; a hyphen where there is none."""
     if pair is None:
         return "-"
-    return f"{show_decibels(pair[0], sign)} / " + ("-" if pair[1] is None else f"{pair[1]:{sign}.4f}")
+    return f"{show_decibels(pair[0], sign)} / " + ("-" if pair[1] is None else f"{pair[1]:{sign}z.4f}")
 
 
 def show_decibels(value: float, sign: str = "") -> str:
-    return f"{value:{sign}.2f}" if math.isfinite(value) else "∞"
+    return f"{value:{sign}z.2f}" if math.isfinite(value) else "∞"

@@ -18,7 +18,7 @@ from PIL import Image
 from irn_cli import IRN, Rescaler
 from irn_cli.evaluate import Baseline, DataSet, Failure, Method, Network, Score, evaluate, find_data_set
 from irn_cli.page import _worst_spot, render
-from irn_cli.report import Results, comparison, follow, protocol, show, to_csv, to_json
+from irn_cli.report import Results, comparison, follow, protocol, show, show_pair, to_csv, to_json
 
 OPTIONS: dict[str, Any] = {"crop": None, "seed": 3, "temperature": 1.0, "samples": 2}
 
@@ -116,6 +116,10 @@ def test_tables(found: Results, capsys: pytest.CaptureFixture[str]) -> None:
     assert "irn-x4 Set5 33.50 0.0707 40.00 / 0.9900 9.0 17.00" in out
     assert "bicubic Set5 26.50 ∞ / 0.9900 5.0 17.00" in out
     assert out[-1] == "1 could not be measured; the means leave them out"
+
+
+def test_a_difference_of_nothing_has_no_minus() -> None:
+    assert (show_pair((-0.001, -0.00001), "+"), show_pair((-0.006, 0.0), "+")) == ("+0.00 / +0.0000", "-0.01 / +0.0000")
 
 
 def test_json(found: Results) -> None:
