@@ -13,7 +13,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -282,7 +282,7 @@ def evaluate(
     pool = ThreadPoolExecutor(2, thread_name_prefix="irn-evaluate")
     try:
         ahead = deque(pool.submit(load, *job, scale, crop) for job in jobs[:1])
-        behind: deque[_Trial] = deque()
+        behind: deque[tuple[str, str, _Trial]] = deque()
         for number, (dataset, path) in enumerate(jobs, 1):
             ahead.extend(pool.submit(load, *job, scale, crop) for job in jobs[number : number + 1])
             name = path.relative_to(dataset.directory).as_posix()
@@ -293,15 +293,14 @@ def evaluate(
                 continue
             for method in methods:
                 try:
-                    trial = _Trial(dataset, name, method, original)
-                    trial.run(pool, crop, seed, temperature, samples if method.draws else 1)
+                    trial = _try(method, original, pool, crop, seed, temperature, samples if method.draws else 1)
                 except IrnError as error:
                     yield Failure(dataset.name, name, method.name, str(error))
                     continue
-                behind.append(trial)
+                behind.append((dataset.name, name, trial))
                 if len(behind) > 1:
-                    yield behind.popleft().score()
-        yield from (trial.score() for trial in behind)
+                    yield _score(*behind.popleft())
+        yield from (_score(*last) for last in behind)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -386,42 +385,51 @@ class _Small(NamedTuple):
     lr_bits_per_pixel: float
 
 
+@dataclass(frozen=True, eq=False)
 class _Trial:
-    """One method on one picture: the network's work at once, the measuring meanwhile in a pool."""
+    """One method on one picture: the network's work is done, the measuring goes on in a pool."""
 
-    def __init__(self, dataset: DataSet, name: str, method: Method, original: Original) -> None:
-        self._dataset, self._name, self._method, self._original = dataset, name, method, original
+    method: Method
+    original: Original
+    seconds: float
+    small: Future[_Small]
+    draws: tuple[Future[_Restored], ...]
 
-    def run(self, pool: Executor, crop: int, seed: int, temperature: float, samples: int) -> None:
+
+def _try(
+    method: Method, original: Original, pool: Executor, crop: int, seed: int, temperature: float, samples: int
+) -> _Trial:
+    start = time.perf_counter()
+    small = method.downscale(original.picture)
+    seconds = time.perf_counter() - start
+    measured_small = pool.submit(_measure_small, original, small)
+    draws = []
+    for sample in range(samples):
         start = time.perf_counter()
-        small = self._method.downscale(self._original.picture)
-        self._seconds = time.perf_counter() - start
-        self._small = pool.submit(_measure_small, self._original, small)
-        self._draws = []
-        for sample in range(samples):
-            start = time.perf_counter()
-            restored = self._method.upscale(small, seed=seed, temperature=temperature, sample=sample)
-            self._seconds += (time.perf_counter() - start) / samples
-            self._draws.append(pool.submit(_measure_restored, self._original, restored, crop))
+        restored = method.upscale(small, seed=seed, temperature=temperature, sample=sample)
+        seconds += (time.perf_counter() - start) / samples
+        draws.append(pool.submit(_measure_restored, original, restored, crop))
+    return _Trial(method, original, seconds, measured_small, tuple(draws))
 
-    def score(self) -> Score:
-        """Wait for the measurements."""
-        draws = [draw.result() for draw in self._draws]
-        height, width = self._original.picture.size
-        return Score(
-            method=self._method.name,
-            scale=self._method.scale,
-            dataset=self._dataset.name,
-            name=self._name,
-            width=width,
-            height=height,
-            psnr_y=statistics.fmean(draw.psnr_y for draw in draws),
-            ssim_y=statistics.fmean(draw.ssim_y for draw in draws),
-            psnr_rgb=statistics.fmean(draw.psnr_rgb for draw in draws),
-            psnr_y_samples=tuple(draw.psnr_y for draw in draws),
-            seconds=self._seconds,
-            **self._small.result()._asdict(),
-        )
+
+def _score(dataset: str, name: str, trial: _Trial) -> Score:
+    """Wait for the measurements and put them together."""
+    draws = [draw.result() for draw in trial.draws]
+    height, width = trial.original.picture.size
+    return Score(
+        method=trial.method.name,
+        scale=trial.method.scale,
+        dataset=dataset,
+        name=name,
+        width=width,
+        height=height,
+        psnr_y=statistics.fmean(draw.psnr_y for draw in draws),
+        ssim_y=statistics.fmean(draw.ssim_y for draw in draws),
+        psnr_rgb=statistics.fmean(draw.psnr_rgb for draw in draws),
+        psnr_y_samples=tuple(draw.psnr_y for draw in draws),
+        seconds=trial.seconds,
+        **trial.small.result()._asdict(),
+    )
 
 
 def _measure_restored(original: Original, restored: Picture, crop: int) -> _Restored:
