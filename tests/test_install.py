@@ -37,6 +37,7 @@ def make_run(directory: Path, model: IRN) -> None:
     save_model(directory / "weights.safetensors", model, notes=notes)
     (directory / "recipe.toml").write_text(recipe_toml(load_recipe("irn-shipped")))
     (directory / "validation.txt").write_text("/somewhere/tiles/a.avif\n")
+    (directory / "curve.svg").write_text("<svg/>")
     rows: list[dict[str, Any]] = [{"step": k, "loss": 1000 / k, "lr": 1e-4} for k in range(1, 1001)]
     rows.insert(501, {"step": 500, "val_psnr_y": 30.123456789})
     (directory / "log.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
@@ -129,6 +130,14 @@ def test_an_evaluation_of_other_weights_is_refused(
     ran = install()
     assert ran.exit_code == 1
     assert "is not of these weights" in ran.output
+    assert not (tmp_path / "room").exists()
+
+
+def test_a_run_without_a_curve_is_refused(install: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "run" / "curve.svg").unlink()
+    ran = install()
+    assert ran.exit_code == 1
+    assert "no curve.svg" in ran.output
     assert not (tmp_path / "room").exists()
 
 

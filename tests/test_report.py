@@ -256,6 +256,8 @@ window.addEventListener("load", async () => {
   told.clip = getComputedStyle(right).clipPath;
   wipe.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true, cancelable: true }));
   told.stepped = getComputedStyle(stage).getPropertyValue("--at");
+  const box = stage.getBoundingClientRect();
+  told.reached = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2) === wipe; // by a mouse
   told.said = wipe.getAttribute("aria-valuetext");
 
   const original = pixels(left);
@@ -321,6 +323,7 @@ def test_the_page_in_a_browser(measured: tuple[Results, list[Method], list[DataS
     assert (told["before"], told["moved"], told["stepped"]) == ("50%", "20%", "22%")
     assert told["clip"] == "inset(0px 0px 0px 20%)"
     assert told["said"] == "Original on the left 22 %"
+    assert told["reached"]
     assert told["ready"] == 3
     assert told["sides"]
     assert set(told["views"]) == {"original", "restored", "bicubic", "small", "guide", "error"}

@@ -21,9 +21,8 @@ import click
 from irn_cli.errors import InputError, IrnError
 from irn_cli.files import atomic_write
 from irn_cli.model import IRN
-from irn_cli.monitor import read_log, write_curve
+from irn_cli.monitor import read_log
 from irn_cli.report import counterpart, published_rows, show_decibels, show_pair
-from irn_cli.train.recipe import read_config, recipe_from
 from irn_cli.weights import load_model, read_info, save_model, weights_hash
 
 ROWS = 300  # of the log are kept, beside all validations
@@ -59,12 +58,15 @@ def install(
             raise InputError(
                 f"{run}: expected weights rounded to float16, as they are shipped, before they are measured"
             )
+        kept = _small_run(run, found)
         notes = {**info.notes, "licence": licence, **_data_note(info.notes, sources)}
         notes |= {f"scores_{row['dataset']}": _score_note(row, found) for row in _rows(found, method["name"])}
         target = room / f"{name}.safetensors"
         model.revision = _next_revision(target, model)
         save_model(target, model, notes=notes, overwrite=True)
-        _keep_run(run, room / "runs" / name, found)
+        for file, content in kept.items():
+            with atomic_write(room / "runs" / name / file, overwrite=True) as stream:
+                stream.write(content.encode())
         _write_card(room / "README.md", name, _card(room, name, method, found))
     except IrnError as error:
         raise click.ClickException(str(error)) from error
@@ -112,22 +114,23 @@ def _score_note(row: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     )
 
 
-def _keep_run(run: Path, place: Path, found: Mapping[str, Any]) -> None:
-    """Keep what tells how a run went: recipe, validation pictures, log and curve thinned out, scores."""
-    recipe = (run / "recipe.toml").read_text(encoding="utf-8")
-    log = list(_thinned(read_log(run / "log.jsonl")))
+def _small_run(run: Path, found: Mapping[str, Any]) -> dict[str, str]:
+    """What tells how a run went: recipe, validation pictures, log (thinned out), curve, scores; by name of file."""
+    missing = [
+        name for name in ("recipe.toml", "validation.txt", "log.jsonl", "curve.svg") if not (run / name).is_file()
+    ]
+    if missing:
+        raise InputError(f"{run} is not a run with a validation behind it: no {', '.join(missing)}")
     held = [Path(line) for line in (run / "validation.txt").read_text(encoding="utf-8").splitlines()]
     sets = [{k: v for k, v in dataset.items() if k != "directory"} for dataset in found["protocol"]["datasets"]]
     scores = {"protocol": {**found["protocol"], "datasets": sets}, "summary": found["summary"]}
-    for name, text in {
-        "recipe.toml": recipe,
+    return {
+        "recipe.toml": (run / "recipe.toml").read_text(encoding="utf-8"),
         "validation.txt": "".join(f"{path.parent.name}/{path.name}\n" for path in held),
-        "log.jsonl": "".join(f"{json.dumps(row)}\n" for row in log),
+        "log.jsonl": "".join(f"{json.dumps(row)}\n" for row in _thinned(read_log(run / "log.jsonl"))),
+        "curve.svg": (run / "curve.svg").read_text(encoding="utf-8"),
         "scores.json": json.dumps(scores, indent=2) + "\n",
-    }.items():
-        with atomic_write(place / name, overwrite=True) as stream:
-            stream.write(text.encode())
-    write_curve(place / "curve.svg", log, recipe_from(read_config(run / "recipe.toml"), str(run / "recipe.toml")))
+    }
 
 
 def _thinned(log: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
