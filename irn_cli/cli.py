@@ -60,7 +60,38 @@ def _print_version(context: click.Context, _parameter: click.Parameter, wanted: 
     context.exit()
 
 
-@click.group(context_settings=CONTEXT)
+class _Command(click.Command):
+    """A command whose help shows its options in the sections that `section` made of them."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for option in sorted(self.get_params(context), key=lambda option: not hasattr(option, "section")):
+            if isinstance(option, click.Option) and (row := option.get_help_record(context)):
+                sections.setdefault(getattr(option, "section", "Help"), []).append(row)
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+class _Group(click.Group):
+    command_class = _Command
+    group_class = type
+
+
+def section(title: str, *options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Add options that the help shows together under a title."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            option(command)
+        for parameter in command.__click_params__[-len(options) :]:
+            parameter.section = title
+        return command
+
+    return add
+
+
+@click.group(cls=_Group, context_settings=CONTEXT)
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
               help="Show the versions of irn and torch, the device and the weights found.")  # fmt: skip
 def irn() -> None:
@@ -75,61 +106,69 @@ def irn() -> None:
     """
 
 
-def device_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say where and how the network runs."""
-    for option in (
-        click.option("--memory", metavar="SIZE", help="Most memory to use, as 2GB or 500MB.  [default: what there is]"),
-        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto",
-                     help="Convolutions' arithmetic; auto is bf16 where the hardware has it."),
-        click.option("--device", metavar="auto|cpu|cuda[:N]", default="auto", help="Where the network runs."),
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
-def picture_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the inputs and the options that `downscale` and `upscale` share."""
-    for option in reversed((
-        click.argument("sources", nargs=-1, metavar="SRC..."),
-        click.option("-o", "--output", metavar="OUT",
-                     help="A file for one input, a directory for more; - is standard output.  [default: beside SRC]"),
-        click.option("--files-from", metavar="FILE", help="Read more inputs from FILE, one a line; - is stdin."),
-        click.option("-0", "--null", "zeros", is_flag=True, help="Names in --files-from end with a zero byte."),
-        click.option("--shard", metavar="I/N|slurm", help="Take the I-th of N shares of the inputs."),
-        click.option("--strip", is_flag=True, help="Leave out EXIF, XMP, colour profile and resolution."),
-        click.option("--max-pixels", type=click.IntRange(1), default=500_000_000, help="Refuse larger pictures."),
-        click.option("--force", is_flag=True, help="Replace existing files."),
-        click.option("--skip-existing", is_flag=True, help="Pass over inputs whose outputs exist."),
-        click.option("--json", "as_json", is_flag=True, help="Print a JSON object a picture on standard output."),
-        click.option("-q", "--quiet", is_flag=True, help="Tell only of warnings and failures."),
-        device_options,
-    )):  # fmt: skip
-        command = option(command)
-    return command
+_DEVICE = (
+    click.option("--device", metavar="auto|cpu|cuda[:N]", default="auto", help="Where the network runs."),
+    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto",
+                 help="Convolutions' arithmetic; auto is bf16 where the hardware has it."),
+    click.option("--memory", metavar="SIZE", help="Most memory to use, as 2GB or 500MB.  [default: what there is]"),
+)  # fmt: skip
+_INPUTS = section(
+    "Inputs",
+    click.option("--files-from", metavar="FILE", help="Read more inputs from FILE, one a line; - is standard input."),
+    click.option("-0", "--null", "zeros", is_flag=True, help="Names in --files-from end with a zero byte."),
+    click.option("--shard", metavar="I/N|slurm",
+                 help="Take the I-th of N shares of the inputs; slurm reads both from a job array's task."),
+    click.option("--max-pixels", type=click.IntRange(1), default=500_000_000, help="Refuse larger pictures."),
+)  # fmt: skip
+_OUTPUTS = (
+    click.option("-o", "--output", metavar="OUT",
+                 help="A file for one input, a directory for more; - is standard output.  [default: beside SRC]"),
+    click.option("--force", is_flag=True, help="Replace existing files."),
+    click.option("--skip-existing", is_flag=True, help="Pass over inputs whose outputs exist."),
+    click.option("--strip", is_flag=True, help="Leave out EXIF, XMP, colour profile and resolution."),
+)  # fmt: skip
+_TOLD = section(
+    "What is told",
+    click.option("--json", "as_json", is_flag=True, help="Print a JSON object a picture on standard output."),
+    click.option("-q", "--quiet", is_flag=True, help="Tell only of warnings and failures."),
+)
 
 
 @irn.command()
-@picture_options
-@click.option(
-    "-s",
-    "--scale",
-    type=click.Choice(["2", "4", "8"]),
-    help="How many times smaller.  [default: 4, or that of --model]",
+@click.argument("sources", nargs=-1, metavar="SRC...")
+@section(
+    "Network",
+    click.option(
+        "-s",
+        "--scale",
+        type=click.Choice(["2", "4", "8"]),
+        help="How many times smaller.  [default: 4, or that of --model]",
+    ),
+    click.option("-m", "--model", help="Weights: a name or a path.  [default: the shipped ones of the scale]"),
+    *_DEVICE,
 )
-@click.option("-m", "--model", help="Weights: a name or a path.  [default: the shipped ones of the scale]")
-@click.option(
-    "--keep-latent",
-    is_flag=True,
-    help="Also write what the small picture cannot hold: with it the original comes back bit for bit.",
+@section(
+    "Outputs",
+    *_OUTPUTS,
+    click.option(
+        "--keep-latent",
+        is_flag=True,
+        help="Also write what the small picture cannot hold: with it the original comes back bit for bit.",
+    ),
 )
-@click.option(
-    "--on-artifact",
-    type=click.Choice(["warn", "fail", "bicubic"]),
-    default="warn",
-    help="What to do about coloured blotches in the small picture; bicubic blends them away.",
+@section(
+    "Checks",
+    click.option(
+        "--on-artifact",
+        type=click.Choice(["warn", "fail", "bicubic"]),
+        default="warn",
+        help="What to do about coloured blotches in the small picture; bicubic blends them away.",
+    ),
+    click.option("--verify", is_flag=True, help="Restore each small picture at once and tell the PSNR."),
+    click.option("--min-psnr", type=float, metavar="DB", help="Fail, and write nothing, where it is lower (on Y)."),
 )
-@click.option("--verify", is_flag=True, help="Restore each small picture at once and tell the PSNR.")
-@click.option("--min-psnr", type=float, metavar="DB", help="Fail, and write nothing, where it is lower (on Y).")
+@_INPUTS
+@_TOLD
 def downscale(
     scale: str | None, model: str | None, keep_latent: bool, on_artifact: Any, verify: bool, min_psnr: float | None,
     device: str, precision: str, memory: str | None, **common: Any,
@@ -159,23 +198,35 @@ def downscale(
 
 
 @irn.command()
-@picture_options
-@click.option("-s", "--scale", type=click.Choice(["2", "4", "8"]), help="For pictures without a record of irn.")
-@click.option("-m", "--model", help="Weights: a name or a path.  [default: those that made the small picture]")
-@click.option("--samples", type=click.IntRange(1), default=1, help="How many restorations to draw of each.")
-@click.option("--seed", type=int, default=0, help="Which latents to draw.")
-@click.option(
-    "--temperature",
-    type=click.FloatRange(0),
-    default=1.0,
-    help="Standard deviation of the latent; anything but 1 lies outside what the networks were trained for.",
+@click.argument("sources", nargs=-1, metavar="SRC...")
+@section(
+    "Latent",
+    click.option("--samples", type=click.IntRange(1), default=1, help="How many restorations to draw of each."),
+    click.option("--seed", type=int, default=0, help="Which latents to draw."),
+    click.option(
+        "--temperature",
+        type=click.FloatRange(0),
+        default=1.0,
+        help="Its standard deviation; anything but 1 lies outside what the networks were trained for.",
+    ),
+    click.option(
+        "--latent",
+        type=click.Path(path_type=Path),
+        help="The kept latent of the one input.  [default: the one beside it, if any]",
+    ),
+    click.option(
+        "--spread", is_flag=True, help="Also write where the samples differ: 20 times the difference, darker is more."
+    ),
 )
-@click.option(
-    "--latent",
-    type=click.Path(path_type=Path),
-    help="The kept latent of the one input.  [default: the one beside it, if any]",
+@section(
+    "Network",
+    click.option("-s", "--scale", type=click.Choice(["2", "4", "8"]), help="For pictures without a record of irn."),
+    click.option("-m", "--model", help="Weights: a name or a path.  [default: those that made the small picture]"),
+    *_DEVICE,
 )
-@click.option("--spread", is_flag=True, help="Also write where the samples differ, 20 times, darker is more.")
+@section("Outputs", *_OUTPUTS)
+@_INPUTS
+@_TOLD
 def upscale(
     scale: str | None, model: str | None, samples: int, seed: int, temperature: float, latent: Path | None,
     spread: bool, device: str, precision: str, memory: str | None, **common: Any,
@@ -274,51 +325,66 @@ class _Batch:
 
 
 @irn.command("eval")
-@click.option(
-    "--data",
-    "directories",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    required=True,
-    metavar="DIR",
-    help="A folder of pictures, sub-folders included: a data set named after it.  [repeatable]",
+@section(
+    "Pictures",
+    click.option(
+        "--data",
+        "directories",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        required=True,
+        metavar="DIR",
+        help="A folder of pictures, sub-folders included: a data set named after it.  [repeatable]",
+    ),
 )
-@click.option(
-    "-m",
-    "--model",
-    "models",
-    multiple=True,
-    metavar="MODEL",
-    help="Weights: a name, a path, or an official .pth.  [repeatable; default: the shipped ones of the scale]",
+@section(
+    "Methods",
+    click.option(
+        "-m",
+        "--model",
+        "models",
+        multiple=True,
+        metavar="MODEL",
+        help="Weights: a name, a path, or an official .pth.  [repeatable; default: the shipped of the scale]",
+    ),
+    click.option(
+        "-s",
+        "--scale",
+        type=click.Choice(["2", "4", "8"]),
+        help="How many times smaller.  [default: the models', or 4]",
+    ),
+    click.option(
+        "--baseline",
+        "baselines",
+        type=click.Choice(["bicubic", "lanczos", "area"]),
+        multiple=True,
+        help="Measure plain interpolation too.  [repeatable]",
+    ),
+    *_DEVICE,
 )
-@click.option(
-    "-s", "--scale", type=click.Choice(["2", "4", "8"]), help="How many times smaller.  [default: the models', or 4]"
+@section(
+    "Protocol",
+    click.option("--samples", type=click.IntRange(1), default=1, help="Draws of the latent; scores are means."),
+    click.option("--seed", type=int, default=0, help="Which latents to draw."),
+    click.option(
+        "--temperature", type=click.FloatRange(0), default=1.0, help="Standard deviation of the latent; 0 is its mean."
+    ),
+    click.option("--crop", type=click.IntRange(0), help="Pixels left out at each border.  [default: the scale]"),
 )
-@click.option(
-    "--baseline",
-    "baselines",
-    type=click.Choice(["bicubic", "lanczos", "area"]),
-    multiple=True,
-    help="Measure plain interpolation too.  [repeatable]",
+@section(
+    "Results",
+    click.option(
+        "--report",
+        "page",
+        type=click.Path(path_type=Path),
+        metavar="FILE.html",
+        help="Write a page with the tables and with pictures to compare.",
+    ),
+    click.option("--json", "json_file", metavar="FILE|-", help="Write everything as JSON; an infinite PSNR is null."),
+    click.option("--csv", "csv_file", metavar="FILE|-", help="Write a line for each picture and method."),
+    click.option("--force", is_flag=True, help="Replace existing files."),
+    click.option("-q", "--quiet", is_flag=True, help="Show no progress and no table."),
 )
-@click.option("--samples", type=click.IntRange(1), default=1, help="Draws of the latent a picture; scores are means.")
-@click.option("--seed", type=int, default=0, help="Which latents to draw.")
-@click.option(
-    "--temperature", type=click.FloatRange(0), default=1.0, help="Standard deviation of the latent; 0 is its mean."
-)
-@click.option("--crop", type=click.IntRange(0), help="Pixels left out at each border.  [default: the scale]")
-@click.option(
-    "--report",
-    "page",
-    type=click.Path(path_type=Path),
-    metavar="FILE.html",
-    help="Write a page with the tables and with pictures to compare.",
-)
-@click.option("--json", "json_file", metavar="FILE|-", help="Write everything as JSON; an infinite PSNR is null.")
-@click.option("--csv", "csv_file", metavar="FILE|-", help="Write a line for each picture and method.")
-@click.option("--force", is_flag=True, help="Replace existing files.")
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress and no table.")
-@device_options
 def eval_(
     directories: tuple[Path, ...], models: tuple[str, ...], scale: str | None, baselines: tuple[str, ...],
     samples: int, seed: int, temperature: float, crop: int | None, page: Path | None, json_file: str | None,
@@ -421,9 +487,17 @@ def weights_show(name: str) -> None:
 
 @weights.command("import")
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path),
-              help="The file to write.  [default: SOURCE's name in the user's weights directory]")  # fmt: skip
-@click.option("--force", is_flag=True, help="Replace an existing file.")
+@section(
+    "Outputs",
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="The file to write.  [default: SOURCE's name in the user's weights directory]",
+    ),
+    click.option("--force", is_flag=True, help="Replace an existing file."),
+)
 def weights_import(source: Path, output: Path | None, force: bool) -> None:
     """Convert SOURCE, an official IRN checkpoint (.pth), into safetensors.
 
@@ -441,50 +515,75 @@ def weights_import(source: Path, output: Path | None, force: bool) -> None:
 
 
 @irn.command()
-@click.option(
-    "--data",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder of training pictures, searched at any depth; may be given several times.",
+@section(
+    "Pictures",
+    click.option(
+        "--data",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        required=True,
+        metavar="DIR",
+        help="Folder of training pictures, searched at any depth.  [repeatable]",
+    ),
+    click.option(
+        "--val",
+        "validation",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Folder of validation pictures.  [default: a few training pictures are held out]",
+    ),
 )
-@click.option(
-    "--val",
-    "validation",
-    type=click.Path(path_type=Path),
-    help="Folder of validation pictures.  [default: a few training pictures are held out]",
+@section(
+    "Recipe",
+    click.option(
+        "--recipe",
+        metavar="irn|irn-plus|irn-shipped",
+        help="The paper's first stage, its second, or what made the shipped weights.  [default: irn]",
+    ),
+    click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="FILE.toml",
+        help="Values that replace the recipe's; the options below replace both.",
+    ),
+    click.option("-s", "--scale", type=int, help="2, 4 or 8.  [default: that of --init, or the recipe's]"),
+    click.option("--iterations", type=int, help="Steps of the whole run.  [default: the recipe's, as all below]"),
+    click.option("--batch", type=int, help="Crops a step."),
+    click.option("--patch", type=int, help="Side of a crop, in pixels."),
+    click.option("--lr", type=float, help="Peak learning rate."),
+    click.option("--seed", type=int, help="What all random numbers depend on."),
+    click.option(
+        "--vgg",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="VGG19 weights for irn-plus, in torchvision's layout (.pth or .safetensors).",
+    ),
+    click.option(
+        "--vgg-input",
+        type=click.Choice(["torchvision", "oxford"]),
+        default="torchvision",
+        help="What they expect: normalised RGB, or BGR levels less a mean.",
+    ),
 )
-@click.option("-s", "--scale", type=int, help="2, 4 or 8.  [default: that of --init, or the recipe's]")
-@click.option("--recipe", metavar="irn|irn-plus|irn-shipped", help="What to do.  [default: irn]")
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file whose values replace the recipe's.")
-@click.option(
-    "-o",
-    "--output",
-    "run",
-    metavar="RUN",
-    type=click.Path(path_type=Path),
-    help="The run's directory.  [default: runs/RECIPE-xSCALE]",
+@section(
+    "Run",
+    click.option(
+        "-o",
+        "--output",
+        "run",
+        metavar="RUN",
+        type=click.Path(path_type=Path),
+        help="The run's directory.  [default: runs/RECIPE-xSCALE]",
+    ),
+    click.option("--init", metavar="WEIGHTS", help="Start from these weights: a name or a path."),
+    click.option("--resume", is_flag=True, help="Continue the run in its directory, with its own recipe."),
+    click.option("--force", is_flag=True, help="Start anew where the directory holds a run."),
+    click.option("--stop-after", type=click.IntRange(1), metavar="N", help="End cleanly after N steps in this call."),
+    click.option("--time-limit", metavar="9m", help="End cleanly after so much work (90s, 9m, 1h30m)."),
+    click.option("--dry-run", is_flag=True, help="Check everything, print the recipe as it would run, and stop."),
+    click.option("-q", "--quiet", is_flag=True, help="Show only what went wrong."),
 )
-@click.option("--init", metavar="WEIGHTS", help="Start from these weights: a name or a path.")
-@click.option("--resume", is_flag=True, help="Continue the run in its directory, with its own recipe.")
-@click.option("--force", is_flag=True, help="Start anew where the directory holds a run.")
-@click.option("--iterations", type=int, help="Steps of the whole run.  [default: the recipe's, as all below]")
-@click.option("--batch", type=int, help="Crops a step.")
-@click.option("--patch", type=int, help="Side of a crop, in pixels.")
-@click.option("--lr", type=float, help="Peak learning rate.")
-@click.option("--seed", type=int, help="What all random numbers depend on.")
-@click.option("--stop-after", type=click.IntRange(1), metavar="N", help="End cleanly after N steps in this call.")
-@click.option("--time-limit", metavar="9m", help="End cleanly after so much work (90s, 9m, 1h30m).")
-@click.option("--vgg", type=click.Path(path_type=Path), help="VGG19 weights for irn-plus, in torchvision's layout.")
-@click.option(
-    "--vgg-input",
-    type=click.Choice(["torchvision", "oxford"]),
-    default="torchvision",
-    help="What they expect: normalised RGB, or BGR levels less a mean.",
-)
-@click.option("--dry-run", is_flag=True, help="Check everything, print the recipe as it would run, and stop.")
-@click.option("-q", "--quiet", is_flag=True, help="Show only what went wrong.")
-@device_options
+@section("Device", *_DEVICE)
 def train(
     run: Path | None, time_limit: str | None, stop_after: int | None, dry_run: bool, quiet: bool, **options: Any
 ) -> int:
