@@ -599,7 +599,7 @@ def train(
     """
     from rich.console import Console
 
-    from irn_cli.device import tune_allocator
+    from irn_cli.device import tune_allocator, tune_convolutions
     from irn_cli.monitor import follow, stopping
     from irn_cli.train.job import Request, parse_duration, prepare, processes
     from irn_cli.train.recipe import recipe_toml
@@ -608,6 +608,7 @@ def train(
     limits = Limits(parse_duration(time_limit) if time_limit else None, stop_after)
     overrides = {key: options.pop(key) for key in ("scale", "iterations", "batch", "patch", "lr", "seed")}
     tune_allocator()
+    tune_convolutions(options["precision"])
     with processes(options.pop("device")) as device, stopping() as interrupted:
         job = prepare(Request(run=run, overrides=overrides, device=device, **options))
         for line in job.remarks if job.step.process == 0 else ():

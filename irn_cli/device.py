@@ -106,3 +106,9 @@ def tune_allocator() -> None:
     mallopt(m_mmap_max, 0)
     mallopt(m_trim_threshold, 2**31 - 1)
     mallopt(m_top_pad, 64 * 2**20)
+
+
+def tune_convolutions(precision: str) -> None:
+    """Let cuDNN try which algorithms are fastest, and TF32 only where float32 was not asked for by name."""
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"

@@ -31,7 +31,8 @@ Train = Callable[..., Result]
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     """`train(*arguments)` runs `irn train` in a directory of its own; `status` of the result is its exit status."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("irn_cli.device.tune_allocator", lambda: None)  # for good, and the tests' process lives on
+    for name in ("tune_allocator", "tune_convolutions"):  # settings of a process, and this one has other tests to run
+        monkeypatch.setattr(f"irn_cli.device.{name}", lambda *_: None)
     (tmp_path / "tiny.toml").write_text(TINY)
 
     def run(*arguments: str) -> Result:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from irn_cli.errors import InputError, UsageError
+from irn_cli.errors import InputError
 from irn_cli.train import step as step_module
 from irn_cli.train.data import Pictures
 from irn_cli.train.recipe import Recipe, load_recipe
@@ -265,11 +265,11 @@ def test_in_the_second_stage_a_bad_step_spoils_neither_side() -> None:
     assert same(before, copies(step), "discriminator/")
 
 
-def test_what_a_step_refuses() -> None:
-    recipe = replace(load_recipe("irn-plus"), scale=2, batch=4, patch=16)
-    with pytest.raises(UsageError, match=r"VGG19 features.*--vgg"):
-        Step(make_tiny_model(2), recipe, noise_pictures(), CPU, "fp32")
-    Step(make_tiny_model(2), replace(recipe, perceptual=0.0), noise_pictures(), CPU, "fp32")
+def test_without_features_there_is_no_perceptual_term() -> None:
+    recipe = replace(load_recipe("irn-plus"), scale=2, batch=4, patch=16, discriminator_alone=0)
+    step = Step(make_tiny_model(2), recipe, noise_pictures(), CPU, "fp32")
+    step.run(0, 1e-4)
+    assert "perceptual" not in step.shown
 
 
 @pytest.mark.cuda

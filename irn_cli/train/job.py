@@ -115,9 +115,7 @@ def prepare(request: Request) -> Job:
     checkpoint, model, recipe, run = _what_to_train(request)
     device = resolve_device(request.device)
     precision = resolve_precision(request.precision, device)
-    features = None
-    if recipe.stage == "irn-plus" and request.vgg is not None:
-        features = VGGFeatures(request.vgg, request.vgg_input, recipe.feature_scale)
+    features = _features(request, recipe)
     training, validation = _pictures(request, recipe)
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     limit = (parse_memory(request.memory) if request.memory else physical_memory() // 3) // sharing
@@ -168,6 +166,18 @@ def _what_to_train(request: Request) -> tuple[Checkpoint | None, IRN, Recipe, Pa
     if (run / checkpoints.NAME).exists() and not request.force:
         raise UsageError(f"{run} holds a run already: --resume continues it, --force starts anew")
     return None, model, recipe, run
+
+
+def _features(request: Request, recipe: Recipe) -> VGGFeatures | None:
+    """What the perceptual term compares, where the recipe has one."""
+    if recipe.stage != "irn-plus" or not recipe.perceptual:
+        return None
+    if request.vgg is None:
+        raise UsageError(
+            "this recipe compares VGG19 features: give their file (--vgg), for example torchvision's from "
+            "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth, or set perceptual = 0 in --config"
+        )
+    return VGGFeatures(request.vgg, request.vgg_input, recipe.feature_scale)
 
 
 def _check_scale(recipe: Recipe, model: IRN, source: str) -> None:

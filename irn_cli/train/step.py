@@ -76,7 +76,7 @@ class Step:
             pictures: what to train on.
             device: where.
             precision: the convolutions' arithmetic; all the rest is float32.
-            features: what the perceptual term compares, where the recipe has one.
+            features: what the perceptual term of stage irn-plus compares; without them there is no such term.
 
         Raises:
             UsageError: the recipe cannot be run so.
@@ -89,11 +89,6 @@ class Step:
             raise UsageError(f"a batch of {recipe.batch} cannot be split evenly over {self.processes} processes")
         if recipe.stage == "irn-plus" and self.processes > 1:
             raise UsageError("stage irn-plus runs in one process: start it without torchrun")
-        if recipe.stage == "irn-plus" and recipe.perceptual and features is None:
-            raise UsageError(
-                "this recipe compares VGG19 features: give their file (--vgg), for example torchvision's from "
-                "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth, or set perceptual = 0 in --config"
-            )
 
         self.master = model.to(device, memory_format=torch.channels_last).train().requires_grad_(True)  # type: ignore[call-overload]
         self.working = self.master
