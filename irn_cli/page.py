@@ -1,8 +1,8 @@
 """The page of `irn eval --report`: one file that opens anywhere, with the tables, and with pictures to look at.
 
 `page.html` is the page; this module puts the numbers and pictures into it. For the worst, the median and the best
-picture of each model on each data set, the page carries original, restored, bicubic and small picture without loss;
-differences and enlargements are drawn from these by the page itself.
+picture of each model on each data set, and for the one whose small picture strays farthest from the bicubic one, the
+page carries original, restored, bicubic and small picture without loss; it draws differences and enlargements itself.
 """
 
 import base64
@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from irn_cli.artifact import PATCH, find_artifact
 from irn_cli.evaluate import Baseline, DataSet, Method, Score, load
 from irn_cli.image import Picture, write
 from irn_cli.report import Results, caption, comparison, finite
 
 _PART = (1280, 960)  # width and height: of a larger picture the page carries this much, around the worst spot
 _SPOT = 64  # side of the enlarged spot, pixels
+_STRAYED = "worst small picture"
 _CORE = 16  # side of the square, in the spot's middle, that holds the largest error
 
 Pixels = NDArray[np.uint8]
@@ -72,11 +74,13 @@ def render(results: Results, methods: Sequence[Method], datasets: Sequence[DataS
 
 
 def _chosen(scores: list[Score]) -> list[tuple[str, Score]]:
-    """The worst, the median and the best picture; fewer where there are fewer."""
+    """The worst, the median and the best picture, fewer where there are fewer; and the one with the worst patch."""
+    if not scores:
+        return []
     ranked = sorted(scores, key=lambda score: score.psnr_y)
-    roles = {"worst": 0, "best": len(ranked) - 1, "median": len(ranked) // 2}
-    by_rank = {rank: role for role, rank in reversed(roles.items())}
-    return [(by_rank[rank], ranked[rank]) for rank in sorted(by_rank) if ranked]
+    by_rank = {len(ranked) // 2: "median", len(ranked) - 1: "best", 0: "worst"}
+    strayed = max(scores, key=lambda score: score.lr_worst_patch)
+    return [(by_rank[rank], ranked[rank]) for rank in sorted(by_rank)] + [(_STRAYED, strayed)]
 
 
 def _exhibit(
@@ -91,7 +95,11 @@ def _exhibit(
     bicubic = Baseline("bicubic", scale).upscale(guide, seed=0, temperature=0, sample=0)
 
     height, width = original.picture.size
-    row, column = _worst_spot(original.picture.pixels, restored.pixels)
+    if role == _STRAYED:
+        artifact = find_artifact(small.pixels, original.guide.astype(np.float32))
+        row, column = ((start + PATCH // 2) * scale for start in (artifact.row, artifact.column))
+    else:
+        row, column = _worst_spot(original.picture.pixels, restored.pixels)
     part = (min(height, _PART[1] // scale * scale), min(width, _PART[0] // scale * scale))
     top = _around(row, part[0], height) // scale * scale
     left = _around(column, part[1], width) // scale * scale
@@ -110,6 +118,7 @@ def _exhibit(
     return {
         **dataclasses.asdict(score),
         "role": role,
+        "views": ("guide", "small") if role == _STRAYED else ("original", "restored"),
         "width": part[1],
         "height": part[0],
         "full": (width, height),

@@ -199,9 +199,11 @@ def test_the_page_carries_what_was_measured(measured: tuple[Results, list[Method
         ("tiny", "worst"),
         ("tiny", "median"),
         ("tiny", "best"),
+        ("tiny", "worst small picture"),
     ]
     ranked = sorted((row for row in found.scores if row.method == "tiny"), key=lambda row: row.psnr_y)
-    assert [exhibit["name"] for exhibit in exhibits] == [row.name for row in ranked]
+    assert [exhibit["name"] for exhibit in exhibits[:3]] == [row.name for row in ranked]
+    assert exhibits[3]["name"] == max(ranked, key=lambda row: row.lr_worst_patch).name
     for exhibit in exhibits:
         assert set(exhibit["images"]) == {"original", "restored", "bicubic", "small", "guide"}
         assert set(exhibit["images"].values()) <= set(data["images"])
@@ -224,7 +226,8 @@ def test_a_large_picture_is_shown_around_its_worst_spot(tmp_path: Path) -> None:
     options = {**OPTIONS, "samples": 1}
     told = protocol(methods, datasets, **options, device="cpu", precision="fp32")
     data = page_data(render(follow(evaluate(methods, datasets, **options), told), methods, datasets))
-    (exhibit,) = data["exhibits"]
+    exhibit, small = data["exhibits"]
+    assert (exhibit["role"], small["role"]) == ("worst", "worst small picture")
     assert exhibit["full"] == [1500, 1100]
     assert (exhibit["width"], exhibit["height"]) == (1280, 960)
     left, top = 1500 - 1280, 1100 - 960  # the part lies in the picture's corner
@@ -310,7 +313,7 @@ def test_the_page_in_a_browser(measured: tuple[Results, list[Method], list[DataS
     file.write_text(page.replace("<head>", f"<head>{CATCHER}", 1).replace("</body>", f"{DRIVER}</body>", 1))
     flags = (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        "--disable-component-update --disable-sync --virtual-time-budget=20000 --window-size=1200,3000 --dump-dom"
+        "--disable-component-update --disable-sync --virtual-time-budget=20000 --window-size=1200,4000 --dump-dom"
     )
     command = [browser, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", file.as_uri()]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -324,7 +327,7 @@ def test_the_page_in_a_browser(measured: tuple[Results, list[Method], list[DataS
     assert told["clip"] == "inset(0px 0px 0px 20%)"
     assert told["said"] == "Original on the left 22 %"
     assert told["reached"]
-    assert told["ready"] == 3
+    assert told["ready"] == 4
     assert told["sides"]
     assert set(told["views"]) == {"original", "restored", "bicubic", "small", "guide", "error"}
     assert all(told["views"].values())
