@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -31,6 +31,10 @@ from irn_cli.errors import DeviceError
 from irn_cli.model import IRN, DenseBlock, InvBlock
 
 REACH = 5  # pixels that a dense block sees to each side: five 3x3 convolutions
+_ALIGNMENT = 16  # columns: at some odd widths (389) oneDNN's convolutions take twice the time
+_CPU_COLUMNS = 240  # and 64 rows at a time: as measured (benchmarks/README.md)
+_CPU_POSITIONS = _CPU_COLUMNS * (64 + 3)  # `_Window` says why 3
+_CUDA_POSITIONS = 1 << 23  # fed at a time at most: cuDNN counts a tensor's elements in 31 bits
 _FEWEST_ROWS = 16  # fed at a time; after the first 2 * REACH of them, every convolution of a dense block has work
 _FEWEST_COLUMNS = 64  # a narrower tile would be mostly its neighbours' pixels
 
@@ -79,8 +83,9 @@ class Engine:
         self._halves = [
             half for block in blocks for half in (_AddF(block, device, dtype), _ScaleAddG(block, device, dtype))
         ]
-        # What a tile holds at once: a core's cache, or all that the GPU's memory allows.
-        self._columns, self._positions = (384, 26 * 394) if device.type == "cpu" else (1 << 30, 1 << 24)
+        # What a tile may hold at once: columns, and positions of the map.
+        self._columns, self._most = (_CPU_COLUMNS, _CPU_POSITIONS) if device.type == "cpu" else (_CUDA_POSITIONS,) * 2
+        self._positions = self._most
 
     def downscale(self, x: Tensor, progress: Progress | None = None) -> Tensor:
         """Make a picture small.
@@ -124,9 +129,10 @@ class Engine:
     def _run(self, given: Tensor, upscaling: bool, progress: Progress | None) -> Tensor:
         if given.dtype != torch.float32 or given.device.type != "cpu" or not given.is_contiguous() or not given.numel():
             raise ValueError("expected a float32 tensor on the CPU, contiguous and not empty")
+        given = given.detach()
         threads = torch.get_num_threads() if self._device.type == "cpu" else 1
-        u = self._place(given.detach(), threads)
-        done, total = 0, sum(half.cost * (u.numel() // half.channels) for half in self._halves)
+        done, total = 0, sum(half.cost * (given.numel() // half.channels) for half in self._halves)
+        u = self._place(given, threads)
         with _Workers(threads) as workers, ieee_float32():
             for half in reversed(self._halves) if upscaling else self._halves:
                 if u.shape[2] != half.channels:
@@ -138,11 +144,12 @@ class Engine:
                         progress(done / total)
             if upscaling:
                 u = _haar(u, upscaling, workers)
-        return u.to("cpu")
+        return u if u.data_ptr() == given.data_ptr() else given.view(u.shape).copy_(u)
 
     def _place(self, u: Tensor, threads: int) -> Tensor:
         """Decide, from the memory there is, where the map lies and how many positions a tile may hold at once."""
         budget = self._memory
+        self._positions = self._most
         if self._device.type == "cuda":
             free = int(0.9 * torch.cuda.mem_get_info(self._device)[0])
             budget = min(budget or free, free)
@@ -151,29 +158,34 @@ class Engine:
         on_device = self._device.type == "cpu" or u.nbytes <= budget / 2
         left = (budget - u.nbytes if on_device else budget) // threads
         each = max(half.bytes_per_position for half in self._halves)
-        least = (_FEWEST_ROWS + 3) * (_FEWEST_COLUMNS + 2 * REACH) * each
+        least = (_FEWEST_ROWS + 3) * (_FEWEST_COLUMNS + 2 * REACH + _ALIGNMENT) * each
         if left < least:
             needed = budget + (least - left) * threads
             raise DeviceError(
                 f"this picture needs at least {needed / 1e6:.0f} MB, and {budget / 1e6:.0f} MB are allowed"
             )
-        self._positions = min(self._positions, left // each)
+        self._positions = min(self._most, left // each)
         return u.to(self._device) if on_device else u
 
     def _tiles(self, height: int, width: int, threads: int) -> list[Tile]:
-        """Cut the map into strips narrow enough for what a tile may hold, and bands enough to busy all threads."""
-        widest = min(self._columns, self._positions // (_FEWEST_ROWS + 3) - 2 * REACH)
-        columns = math.ceil(width / widest)
-        wanted = threads * min(4, math.ceil(height * width / threads / 2**14))  # the fewer, the less is computed twice
-        rows = min(math.ceil(wanted / columns), math.ceil(height / _FEWEST_ROWS)) if threads > 1 else 1
-        return Tile(0, height, 0, width).grid(rows, columns)
+        """Cut the map into strips narrow enough for what a tile may hold, and bands that busy all threads alike."""
+        widest = min(self._columns, self._positions // (_FEWEST_ROWS + 3) - _ALIGNMENT)
+        columns = math.ceil(width / (widest - 2 * REACH))
+        if threads == 1:
+            return Tile(0, height, 0, width).grid(1, columns)
+        tiles = threads * min(4, math.ceil(height * width / threads / 2**14))  # the fewer, the less is computed twice
+        alike = threads // math.gcd(threads, columns)
+        rows = math.ceil(tiles / columns / alike) * alike
+        return Tile(0, height, 0, width).grid(min(rows, math.ceil(height / _FEWEST_ROWS)), columns)
 
     @torch.inference_mode()
     def _apply(self, half: "_Half", u: Tensor, upscaling: bool, stopped: threading.Event, tile: Tile) -> None:
         """Run half a coupling block over a tile; where the device's memory gives out, go on with fewer rows at once."""
         height, width, _ = u.shape
-        left, right = max(tile.left - REACH, 0), min(tile.right + REACH, width)
         bottom = min(tile.bottom + REACH, height)
+        left, right = max(tile.left - REACH, 0), min(tile.right + REACH, width)
+        right = min(right + -(right - left) % _ALIGNMENT, width)
+        left = max(left - -(right - left) % _ALIGNMENT, 0)
         row = tile.top
         while row < tile.bottom:
             top = max(row - REACH, 0)
@@ -200,6 +212,8 @@ class Engine:
                     raise DeviceError("the device's memory does not suffice even for the smallest tile") from error
                 self._positions //= 2
                 torch.cuda.empty_cache()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # so that progress is true and an interrupt soon over
 
 
 class _Half:
@@ -265,9 +279,9 @@ class _Dense:
     """
 
     def __init__(self, blocks: Sequence[DenseBlock], device: torch.device, dtype: torch.dtype) -> None:
-        self._device = device
-        layers = [[_Convolution(conv, device, dtype) for conv in block.children()] for block in blocks]
-        self._blocks = layers
+        firsts, *rest = zip(*(block.children() for block in blocks), strict=True)
+        self._first = _Convolution(firsts, device, dtype)  # they read the same
+        self._blocks = [[_Convolution([conv], device, dtype) for conv in convs] for convs in zip(*rest, strict=True)]
 
     def roll(self, source: Tensor, at_once: int, at_top: bool, at_bottom: bool) -> Iterator[list[Tensor]]:
         """Compute the blocks' results from the top down.
@@ -283,27 +297,35 @@ class _Dense:
             columns, the outermost REACH of them are right only where the picture ends there.
         """
         n, width, _ = source.shape
-        windows = [[_Window(min(at_once, n), width, conv, at_top) for conv in layers] for layers in self._blocks]
+        most = min(at_once, n)
+        first = _Window(most, width, self._first, at_top)
+        windows = [[_Window(most, width, conv, at_top) for conv in layers] for layers in self._blocks]
         for start in range(0, n, at_once):
             fresh = source[start : start + at_once]
             closing = at_bottom and start + at_once >= n
+            first.extend(len(fresh)).copy_(fresh)
+            if closing:
+                first.extend(1).zero_()
+            f1 = functional.leaky_relu_(self._first(first.rows), 0.2).chunk(len(self._blocks), -1)
             results = []
-            for layers, rolling in zip(self._blocks, windows, strict=True):
-                rolling[0].extend(len(fresh)).copy_(fresh)
-                for conv, window, following in zip(layers, rolling, [*rolling[1:], None], strict=True):
+            for layers, block_windows, f in zip(self._blocks, windows, f1, strict=True):
+                before = first
+                for conv, window in zip(layers, block_windows, strict=True):
+                    torch.cat([before.rows[1:-1], f], -1, out=window.extend(len(f)))
                     if closing:
                         window.extend(1).zero_()
                     f = conv(window.rows)
-                    if following is not None:
+                    if conv is not layers[-1]:
                         functional.leaky_relu_(f, 0.2)
-                        torch.cat([window.rows[1:-1], f], -1, out=following.extend(len(f)))
-                    window.keep_two()
+                    before = window
                 results.append(f.float())
+            for window in [first, *chain.from_iterable(windows)]:
+                window.keep_two()
             yield results
 
 
 class _Window:
-    """The rows that a 3x3 convolution sees at a time."""
+    """The rows that a 3x3 convolution sees at a time: two from before, those just come, and a last one of zeros."""
 
     def __init__(self, at_once: int, width: int, conv: "_Convolution", at_top: bool) -> None:
         self._buffer = conv.weight.new_empty(2 + at_once + 1, width, conv.weight.shape[1])
@@ -327,13 +349,12 @@ class _Window:
 
 
 class _Convolution:
-    """A 3x3 convolution over (rows, W, C): zeros beside the first and last column, nothing above and below."""
+    """A 3x3 convolution over (rows, W, C), or several of one input; zeros beside the columns, nothing above, below."""
 
-    def __init__(self, conv: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        assert isinstance(conv, nn.Conv2d)
-        assert conv.bias is not None
-        self.weight = conv.weight.detach().to(device, dtype).contiguous(memory_format=torch.channels_last)
-        self.bias = conv.bias.detach().to(device, dtype)
+    def __init__(self, convs: Sequence[nn.Module], device: torch.device, dtype: torch.dtype) -> None:
+        weight, bias = (torch.cat([getattr(conv, name).detach() for conv in convs]) for name in ("weight", "bias"))
+        self.weight = weight.to(device, dtype).contiguous(memory_format=torch.channels_last)
+        self.bias = bias.to(device, dtype)
 
     def __call__(self, rows: Tensor) -> Tensor:
         y = functional.conv2d(rows.permute(2, 0, 1)[None], self.weight, self.bias, padding=(0, 1))

@@ -1,8 +1,10 @@
 """The engine gives what the network's own methods give, whatever the size, the tiles, the threads and the memory."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from irn_cli import engine
-from irn_cli.engine import Engine, Tile
+from irn_cli.device import Precision
+from irn_cli.engine import Engine, Tile, _Convolution
+from irn_cli.errors import DeviceError
+from irn_cli.metrics import crop_border, luma, psnr
 from irn_cli.model import IRN, quantise
 from irn_cli.weights import load_model
+from tests.shared import SHARED, needs_shared
 
 CPU = torch.device("cpu")
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
@@ -36,14 +42,23 @@ def photo(height: int, width: int, name: str = "coffee.png") -> Tensor:
     return torch.from_numpy(pixels.astype(np.float32) / 255)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch's own threads wait for each other in a loop: where the machine is busy, that takes minutes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def plain_downscale(model: IRN, x: Tensor) -> Tensor:
     """What the network's own method gives, in the engine's layout: (h, w, 3 s^2)."""
-    with torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         return torch.cat(model.downscale(x.permute(2, 0, 1)[None]), 1)[0].permute(1, 2, 0).contiguous()
 
 
 def plain_upscale(model: IRN, u: Tensor) -> Tensor:
-    with torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         y, z = u.permute(2, 0, 1)[None].split([3, u.shape[2] - 3], 1)
         return model.upscale(y, z)[0].permute(1, 2, 0)
 
@@ -93,6 +108,7 @@ def test_no_seams_in_pictures_larger_than_many_tiles(height: int, width: int, mo
     model = load_model("irn-x4")
     runner = Engine(model, CPU, "fp32")
     monkeypatch.setattr(runner, "_columns", 64)
+    monkeypatch.setattr(runner, "_most", 64 * 19)
     check(runner, model, height, width)
 
 
@@ -108,7 +124,7 @@ def test_every_tile_shape(
     monkeypatch.setattr(engine, "_FEWEST_ROWS", at_once)
     model = tiny_model(2)
     runner = Engine(model, CPU, "fp32")
-    monkeypatch.setattr(runner, "_positions", 1)
+    monkeypatch.setattr(runner, "_most", 1)
     check(runner, model, 42, 38)
 
 
@@ -195,3 +211,104 @@ def test_interrupt_stops_within_two_seconds() -> None:
         runner.downscale(photo(1024, 1024), interrupt)
     assert time.monotonic() - moment < 2
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("irn-engine")]
+
+
+def test_memory_limit_makes_tiles_small_and_then_is_an_error(tiny_model: Callable[..., IRN]) -> None:
+    model = tiny_model(4, growth=32)
+    x = photo(128, 1600)
+    expected = plain_downscale(model, x)
+    with pytest.raises(DeviceError, match=r"needs at least (\d+) MB, and 1 MB are allowed") as caught:
+        Engine(model, CPU, "fp32", memory=10**6).downscale(x)
+    least = int(re.findall(r"at least (\d+)", str(caught.value))[0])
+    runner = Engine(model, CPU, "fp32", memory=(least + 1) * 10**6)
+    assert_same(runner.downscale(x), expected)
+    assert len(runner._tiles(32, 400, 1)) > 2 * len(Engine(model, CPU, "fp32")._tiles(32, 400, 1))
+
+
+def test_out_of_memory_on_the_device_retries_with_less(
+    tiny_model: Callable[..., IRN], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device is played by the CPU: its convolutions fail above a number of positions."""
+    model = tiny_model(2)
+    x = photo(190, 130)
+    expected = plain_downscale(model, x)
+    refused: list[int] = []
+    convolve = _Convolution.__call__
+
+    def meagre(self: _Convolution, rows: Tensor) -> Tensor:
+        if self.weight.shape[1] > 3 and len(rows) > most:
+            refused.append(len(rows))
+            raise torch.OutOfMemoryError("played")
+        return convolve(self, rows)
+
+    monkeypatch.setattr(_Convolution, "__call__", meagre)
+    most = 40
+    assert_same(Engine(model, CPU, "fp32").downscale(x), expected)
+    assert refused
+    most = 5
+    with pytest.raises(DeviceError, match="does not suffice even for the smallest tile"):
+        Engine(model, CPU, "fp32").downscale(photo(190, 130))
+
+
+def test_bfloat16_is_near_float32() -> None:
+    model = load_model("irn-x4")
+    x = photo(96, 288, "chelsea.png")
+    exact = Engine(model, CPU, "fp32").downscale(x.clone())
+    found = Engine(model, CPU, "bf16").downscale(x)
+    assert not torch.equal(found, exact), "these convolutions were not in bfloat16"
+    levels = (quantise(found[..., :3]) - quantise(exact[..., :3])).abs() * 255
+    assert levels.max() < 2.5
+    assert (levels < 1.5).double().mean() >= 0.9999
+
+
+@needs_shared
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "allowed"), [("irn-x4", 0.02), ("irn-x2", 0.05)])
+def test_bfloat16_costs_next_to_nothing_on_set14(name: str, allowed: float) -> None:
+    model = load_model(name)
+    scale = model.config.scale
+    one, two, worst = 0, 0, 0.0
+    scores: dict[Precision, list[float]] = {"fp32": [], "bf16": []}
+    samples = 0
+    for path in sorted((SHARED / "benchmarks" / "Set14").glob("*.png")):
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        pixels = pixels[: pixels.shape[0] // scale * scale, : pixels.shape[1] // scale * scale]
+        small = {}
+        for precision, found in scores.items():
+            runner = Engine(model, CPU, precision)
+            u = runner.downscale(torch.from_numpy(pixels.astype(np.float32) / 255))
+            small[precision] = quantise(u[..., :3]) * 255
+            back = (quantise(runner.upscale(received(u, temperature=1))) * 255).numpy()
+            found.append(psnr(crop_border(luma(pixels), scale), crop_border(luma(back), scale)))
+        levels = (small["bf16"] - small["fp32"]).abs()
+        samples += levels.numel()
+        one += int((levels > 0.5).sum())
+        two += int((levels > 1.5).sum())
+        worst = max(worst, float(levels.max()))
+    gap = np.array(scores["fp32"]) - np.array(scores["bf16"])
+    told = f"{1 - one / samples:.2%} identical, {two} of {samples} beyond one level, worst {worst:.0f}; PSNR {gap}"
+    assert worst < 2.5, told
+    assert two <= 1e-4 * samples, told
+    assert abs(gap.mean()) <= allowed, told
+    print(told)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", ["irn-x2", "irn-x4"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_cuda_agrees_with_the_cpu(name: str, precision: Precision) -> None:
+    model = load_model(name)
+    x = photo(1060, 1204)
+    u = Engine(model, CPU, "fp32").downscale(x.clone())
+    back = Engine(model, CPU, "fp32").upscale(received(u, 1))
+    for memory in (None, 2 * 10**8, 4 * 10**7):  # the map and all of it at once; in tiles; the map on the host
+        runner = Engine(model, torch.device("cuda"), precision, memory)
+        if precision == "fp32":
+            assert_same(runner.downscale(x.clone()), u)
+            assert_same(runner.upscale(received(u, 1)), back)
+        else:
+            levels = (quantise(runner.downscale(x.clone())[..., :3]) - quantise(u[..., :3])).abs() * 255
+            assert levels.max() < 2.5
+            assert (levels < 1.5).double().mean() >= 0.9999
+    assert torch.backends.cudnn.allow_tf32, "the caller's setting is put back"
