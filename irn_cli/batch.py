@@ -298,21 +298,25 @@ def run(
     Yields:
         An outcome for each item of the plan, in its order.
     """
-    items = [_settled(item, outputs) for item in plan]
+    items = [_decided(item, outputs) for item in plan]
     jobs = [item for item in items if isinstance(item, Job)]
     following = dict(itertools.pairwise(jobs))
     line = _Line(work, outputs, strip, max_pixels)
     ending: _Ending | None = None
     try:
         for item in items:
+            begun = None
             if isinstance(item, Job):
                 started(item)
                 begun = line.begin(item, following.get(item))
             if ending:
                 yield ending.outcome()
-            ending = begun if isinstance(item, Job) else None
+            ending = begun
             if isinstance(item, Outcome):
                 yield item
+            elif begun and begun.settled:  # a failure is told at once
+                yield begun.outcome()
+                ending = None
         if ending:
             yield ending.outcome()
     finally:
@@ -385,7 +389,13 @@ class _Ending:
     error: BaseException | None = None
     begin: float = field(default_factory=time.perf_counter)
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing of it is still being written."""
+        return all(future.done() for _, future in self.writes)
+
     def outcome(self) -> Outcome:
+        """What became of it, once all is written."""
         written = []
         for target, future in self.writes:
             try:
@@ -401,7 +411,7 @@ class _Ending:
         return Outcome(self.job.source, status, tuple(written), reason, warnings, self.facts)
 
 
-def _settled(item: Job | Outcome, outputs: Outputs) -> Job | Outcome:
+def _decided(item: Job | Outcome, outputs: Outputs) -> Job | Outcome:
     """A job, or its outcome where what it would write is there already."""
     if isinstance(item, Outcome) or outputs.force:
         return item
