@@ -19,16 +19,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from irn_cli.device import trim_memory
 from irn_cli.errors import InputError, IrnError, UsageError
 from irn_cli.image import MAX_PIXELS, Picture, output_format, read, write
 from irn_cli.inputs import STREAM, Found
 from irn_cli.latent import Latent, latent_path, read_latent, write_latent
 from irn_cli.record import Record
-from irn_cli.rescale import OnArtifact, Pixels, Rescaler
+from irn_cli.rescale import HUGE, OnArtifact, Pixels, Rescaler
 from irn_cli.weights import DEFAULT_MODELS, find_by_hash
-
-_ALONE = 24_000_000  # pixels: larger pictures are not decoded ahead, so that two never share the memory
-
 
 # What each becomes ----------------------------------------------------------------------------------------------------
 
@@ -339,7 +337,7 @@ class _Line:
             reading, self._ahead = self._ahead or self._reader.submit(self._load, job), None
             picture = reading.result()
             begun.facts["input_size"] = picture.size[::-1]
-            alone = max(picture.pixels.size // 3, following.pixels if following else 0) > _ALONE
+            alone = max(picture.pixels.size // 3, following.pixels if following else 0) > HUGE
             if following and not alone:
                 self._ahead = self._reader.submit(self._load, following)
             for target, content in self._work(job, picture, begun.facts):
@@ -364,9 +362,13 @@ class _Line:
     def _load(self, job: Job) -> Picture:
         source = io.BytesIO(sys.stdin.buffer.read()) if job.source == STREAM else job.source
         picture = read(source, max_pixels=self._max_pixels)
+        if job.pixels > HUGE:
+            trim_memory()
         return dataclasses.replace(picture, icc=None, exif=None, xmp=None, dpi=None) if self._strip else picture
 
     def _store(self, target: Path, content: Content) -> None:
+        if isinstance(content, Picture) and content.pixels.size // 3 > HUGE:
+            trim_memory()
         if isinstance(content, Latent):
             write_latent(target, content, overwrite=self._outputs.force)
         elif target == STREAM:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from irn_cli.alpha import enlarge_alpha, fill_hidden, shrink_alpha
 from irn_cli.artifact import THRESHOLD, artifact_mask, find_artifact
-from irn_cli.device import Precision, parse_memory, resolve_device, resolve_precision
+from irn_cli.device import Precision, parse_memory, resolve_device, resolve_precision, trim_memory
 from irn_cli.engine import Engine
 from irn_cli.errors import InputError
 from irn_cli.image import Picture
@@ -28,7 +28,8 @@ from irn_cli.weights import weights_hash
 OnArtifact = Literal["warn", "fail", "bicubic"]
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 
-_BAND = 256  # rows converted at a time between 8 bits and float32
+HUGE = 24_000_000  # pixels: such a picture gets all the memory there is, and gives back what it no longer needs
+_BAND = 64  # rows converted at a time between 8 bits and float32
 _SHARES = (0.25, 0.5, 0.75, 1.0)  # of the bicubic small picture, tried in turn where a blotch is
 
 
@@ -181,6 +182,8 @@ class Rescaler:
             u = self._draw(picture.pixels, digest, seed, temperature, sample)
         x = self._engine(latent is not None).upscale(u, self.progress)  # (s h, s w, 3)
         del u
+        if x.numel() > 3 * HUGE:
+            trim_memory()
         mode = record.mode if record else picture.mode
         pixels = _to_pixels(x, size, grey=mode == "L")
         if latent and latent.original != hash_pixels(pixels):
