@@ -116,12 +116,16 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def write_curve(path: Path, history: Sequence[Mapping[str, Any]], recipe: Recipe) -> None:
     """Draw a run's loss, on a logarithmic scale, and below it the PSNR of its validations, over steps.
 
+    A row's loss is that of one batch: what is drawn is the mean of up to 20 rows.
+
     Args:
         path: the SVG file to make, or to replace.
         history: the log's rows.
         recipe: the run's.
     """
-    losses = [(row["step"], math.log10(row["loss"])) for row in history if 0 < row.get("loss", 0) < math.inf]
+    rows = [(row["step"], row["loss"]) for row in history if 0 < row.get("loss", 0) < math.inf]
+    recent = [rows[max(0, k - 19) : k + 1] for k in range(len(rows))]
+    losses = [(some[-1][0], math.log10(sum(loss for _, loss in some) / len(some))) for some in recent]
     scores = [(row["step"], row["val_psnr_y"]) for row in history if row.get("val_psnr_y", math.inf) < math.inf]
     last = max((step for step, _ in (*losses, *scores)), default=1)
     parts = [

@@ -76,6 +76,7 @@ def test_what_a_file_cannot_say(tmp_path: Path, text: str, message: str) -> None
         ({"guide": -1.0}, "guide must not be negative"),
         ({"scale": 3}, "scale must be 2, 4 or 8, not 3"),
         ({"patch": 145}, "patch must be a multiple of the scale 4, not 145"),
+        ({"patch": 4}, "patch must be at least twice the scale 4, not 4"),
         ({"beta2": 1.0}, "beta2 must be below 1"),
         ({"grain": 1.5}, "grain is a share"),
     ],
