@@ -92,10 +92,8 @@ class Recipe:
                 raise UsageError(f"{name} must be below 1, not {getattr(self, name)}")
         if self.scale not in (2, 4, 8):
             raise UsageError(f"scale must be 2, 4 or 8, not {self.scale}")
-        if self.patch % self.scale:
-            raise UsageError(f"patch must be a multiple of the scale {self.scale}, not {self.patch}")
-        if self.patch < 2 * self.scale:
-            raise UsageError(f"patch must be at least twice the scale {self.scale}, not {self.patch}")
+        if self.patch % self.scale or self.patch < 2 * self.scale:
+            raise UsageError(f"patch must be a multiple of the scale {self.scale}, at least twice it, not {self.patch}")
         if self.grain > 1 or self.setback >= 1:
             raise UsageError("grain is a share of at most 1, and setback must be below 1")
 
