@@ -522,3 +522,15 @@ def test_a_reader_that_has_enough_ends_the_run_quietly() -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_memory_stays_far_below_what_the_plain_network_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("IRN_WEIGHTS")  # the shipped network, which needs 8 GB for this when run on the whole picture
+    photo("a.jpg", 3000, 4000)
+    for command in (["downscale", "a.jpg"], ["upscale", "a_down4.png"]):
+        process = start(*command)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.communicate()
+        assert status == 0
+        assert usage.ru_maxrss < 750_000  # KiB
