@@ -32,8 +32,8 @@ from irn_cli.model import IRN, DenseBlock, InvBlock
 
 REACH = 5  # pixels that a dense block sees to each side: five 3x3 convolutions
 _ALIGNMENT = 16  # columns: at some odd widths (389) oneDNN's convolutions take twice the time
-_CPU_COLUMNS = 240  # and 64 rows at a time: as measured (benchmarks/README.md)
-_CPU_POSITIONS = _CPU_COLUMNS * (64 + 3)  # `_Window` says why 3
+_CPU_COLUMNS = 240  # and 48 rows at a time: as measured (benchmarks/README.md)
+_CPU_POSITIONS = _CPU_COLUMNS * (48 + 3)  # `_Window` says why 3
 _CUDA_POSITIONS = 1 << 23  # fed at a time at most: cuDNN counts a tensor's elements in 31 bits
 _FEWEST_ROWS = 16  # fed at a time; after the first 2 * REACH of them, every convolution of a dense block has work
 _FEWEST_COLUMNS = 64  # a narrower tile would be mostly its neighbours' pixels

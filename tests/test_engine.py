@@ -263,6 +263,7 @@ def test_bfloat16_is_near_float32() -> None:
 
 @needs_shared
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("name", "allowed"), [("irn-x4", 0.02), ("irn-x2", 0.05)])
 def test_bfloat16_costs_next_to_nothing_on_set14(name: str, allowed: float) -> None:
     model = load_model(name)
