@@ -36,6 +36,7 @@ def test_a_cosine_starts_after_warming_up_and_ends_at_zero() -> None:
     assert recipe.rate(0, 0.0) == pytest.approx(recipe.lr / recipe.warmup)
     assert recipe.rate(recipe.warmup, 0.5) == pytest.approx(recipe.lr / 2)
     assert recipe.rate(10**6, 1.0) == 0.0
+    assert recipe.rate(3, 0.1) > 0.9 * recipe.lr  # a run of some 40 steps in all
     assert recipe.grain > 0
 
 

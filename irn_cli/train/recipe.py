@@ -52,7 +52,7 @@ class Recipe:
     schedule: Literal["steps", "cosine"]  # steps: the rate times `decay` at each milestone; cosine: to zero
     milestones: tuple[int, ...]
     decay: float
-    warmup: int  # steps in which the rate rises linearly from 0
+    warmup: int  # steps in which the rate rises linearly from 0; a tenth of the run at most
     horizon: Literal["iterations", "time"]  # time: the cosine ends with the time limit, where there is one
     # Stage irn-plus.
     discriminator_alone: int  # steps before the generator's first
@@ -107,10 +107,11 @@ class Recipe:
 
         Args:
             step: the step, from 0; those of the discriminator alone count too.
-            progress: how much of the run has passed, 0 to 1; only the cosine asks.
+            progress: how much of the run has passed, 0 to 1.
         """
         step -= self.steps - self.iterations
-        rate = self.lr * min(1.0, (step + 1) / self.warmup) if self.warmup else self.lr
+        # In a run that is short for its warm-up, the rate has risen after a tenth of it.
+        rate = self.lr * min(1.0, max((step + 1) / self.warmup, 10 * progress)) if self.warmup else self.lr
         if self.schedule == "cosine":
             return rate * (1 + math.cos(math.pi * min(1.0, progress))) / 2
         return rate * self.decay ** sum(step >= milestone for milestone in self.milestones)
