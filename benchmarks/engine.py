@@ -94,7 +94,7 @@ def run(how: str, model: str, height: int, width: int, threads: int = 0) -> dict
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(arguments)} failed: {process.returncode}")
-    return {**json.loads(output), "peak": usage.ru_maxrss / 1e6}  # Linux counts in KiB
+    return {**json.loads(output), "peak": usage.ru_maxrss * 1024 / 1e9}  # Linux counts in KiB
 
 
 def measure(how: str, name: str, height: int, width: int, threads: int) -> dict[str, float]:
