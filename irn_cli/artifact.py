@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 PATCH = 8  # side, pixels of the small picture
-THRESHOLD = 20.0  # levels: on a plain surface the eye finds it at once; grain stays below with weights trained on it
+THRESHOLD = 20.0  # levels: on a plain surface the eye finds it at once
 _BAND = 64  # rows of the small picture at a time
 
 
