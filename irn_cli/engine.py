@@ -280,8 +280,13 @@ class _Dense:
 
     def __init__(self, blocks: Sequence[DenseBlock], device: torch.device, dtype: torch.dtype) -> None:
         firsts, *rest = zip(*(block.children() for block in blocks), strict=True)
-        self._first = _Convolution(firsts, device, dtype)  # they read the same
-        self._blocks = [[_Convolution([conv], device, dtype) for conv in convs] for convs in zip(*rest, strict=True)]
+        # G and H read x1, a picture. One bfloat16 would step whole levels of its 8 bits: it comes as the sum of two.
+        self._channels = firsts[0].weight.shape[1]
+        self._twice = self._channels if dtype == torch.bfloat16 and self._channels == 3 else 0
+        self._first = _Convolution(firsts, device, dtype, self._twice)  # they read the same
+        self._blocks = [
+            [_Convolution([conv], device, dtype, self._twice) for conv in convs] for convs in zip(*rest, strict=True)
+        ]
 
     def roll(self, source: Tensor, at_once: int, at_top: bool, at_bottom: bool) -> Iterator[list[Tensor]]:
         """Compute the blocks' results from the top down.
@@ -303,7 +308,10 @@ class _Dense:
         for start in range(0, n, at_once):
             fresh = source[start : start + at_once]
             closing = at_bottom and start + at_once >= n
-            first.extend(len(fresh)).copy_(fresh)
+            read = first.extend(len(fresh))
+            high = read[..., : self._channels].copy_(fresh)
+            if self._twice:
+                read[..., self._channels :] = fresh - high
             if closing:
                 first.extend(1).zero_()
             f1 = functional.leaky_relu_(self._first(first.rows), 0.2).chunk(len(self._blocks), -1)
@@ -349,10 +357,14 @@ class _Window:
 
 
 class _Convolution:
-    """A 3x3 convolution over (rows, W, C), or several of one input; zeros beside the columns, nothing above, below."""
+    """A 3x3 convolution over (rows, W, C), or several of one input; zeros beside the columns, nothing above, below.
 
-    def __init__(self, convs: Sequence[nn.Module], device: torch.device, dtype: torch.dtype) -> None:
+    The first `twice` channels come in two parts, to be added: the rows have as many channels more.
+    """
+
+    def __init__(self, convs: Sequence[nn.Module], device: torch.device, dtype: torch.dtype, twice: int) -> None:
         weight, bias = (torch.cat([getattr(conv, name).detach() for conv in convs]) for name in ("weight", "bias"))
+        weight = torch.cat([weight[:, :twice], weight], 1)
         self.weight = weight.to(device, dtype).contiguous(memory_format=torch.channels_last)
         self.bias = bias.to(device, dtype)
 

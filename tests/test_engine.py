@@ -250,15 +250,14 @@ def test_out_of_memory_on_the_device_retries_with_less(
         Engine(model, CPU, "fp32").downscale(photo(190, 130))
 
 
-def test_bfloat16_is_near_float32() -> None:
-    model = load_model("irn-x4")
-    x = photo(96, 288, "chelsea.png")
-    exact = Engine(model, CPU, "fp32").downscale(x.clone())
-    found = Engine(model, CPU, "bf16").downscale(x)
+@pytest.mark.parametrize("name", ["irn-x2", "irn-x4"])
+def test_bfloat16_is_near_float32(name: str) -> None:
+    model = load_model(name)
+    x = photo(96, 288)
+    exact = Engine(model, CPU, "fp32").downscale(x.clone())[..., :3]
+    found = Engine(model, CPU, "bf16").downscale(x)[..., :3]
     assert not torch.equal(found, exact), "these convolutions were not in bfloat16"
-    levels = (quantise(found[..., :3]) - quantise(exact[..., :3])).abs() * 255
-    assert levels.max() < 2.5
-    assert (levels < 1.5).double().mean() >= 0.9999
+    assert (found - exact).abs().max() * 255 < 0.45, "levels: where G and H read x1 as one bfloat16, it is 0.64 and more"
 
 
 @needs_shared
