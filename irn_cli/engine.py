@@ -173,7 +173,7 @@ class Engine:
         columns = math.ceil(width / (widest - 2 * REACH))
         if threads == 1:
             return Tile(0, height, 0, width).grid(1, columns)
-        tiles = threads * min(4, math.ceil(height * width / threads / 2**14))  # the fewer, the less is computed twice
+        tiles = threads * min(4, math.ceil(height * width / threads / 2**16))  # the fewer, the less is computed twice
         alike = threads // math.gcd(threads, columns)
         rows = math.ceil(tiles / columns / alike) * alike
         return Tile(0, height, 0, width).grid(min(rows, math.ceil(height / _FEWEST_ROWS)), columns)

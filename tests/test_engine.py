@@ -257,7 +257,7 @@ def test_bfloat16_is_near_float32(name: str) -> None:
     exact = Engine(model, CPU, "fp32").downscale(x.clone())[..., :3]
     found = Engine(model, CPU, "bf16").downscale(x)[..., :3]
     assert not torch.equal(found, exact), "these convolutions were not in bfloat16"
-    assert (found - exact).abs().max() * 255 < 0.45, "levels: where G and H read x1 as one bfloat16, it is 0.64 and more"
+    assert (found - exact).abs().max() * 255 < 0.45, "in levels; 0.64 and more where G and H read x1 as one bfloat16"
 
 
 @needs_shared
