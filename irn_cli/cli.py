@@ -4,6 +4,7 @@ Bodies are thin and import what they need, so that `irn --help` is quick and loa
 turns errors into exit statuses: 0 all done, 1 some input failed, 2 wrong usage, 130 interrupted.
 """
 
+import math
 import os
 import sys
 import time
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from irn_cli.progress import BatchProgress
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
+_NAME = click.Path(readable=False)  # lets names of files be completed; what is wrong with one, its reader tells
+_PATH = click.Path(readable=False, path_type=Path)
+_SCALES = click.Choice(["2", "4", "8"])
 
 
 def main() -> None:
@@ -40,6 +44,12 @@ def main() -> None:
     except IrnError as error:
         click.echo(f"irn: {one_line(str(error))}", err=True)
         status = error.exit_status
+    except (
+        OSError
+    ) as error:  # standard output on a full disk, a directory on the way to a file that may not be searched
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"irn: {one_line(place)}{error.strerror or error}", err=True)
+        status = 1
     sys.exit(status or 0)
 
 
@@ -58,6 +68,14 @@ def _print_version(context: click.Context, _parameter: click.Parameter, wanted: 
     click.echo(f"torch {torch.__version__}, device {device}, precision {resolve_precision('auto', device)}")
     click.echo(f"weights: {names}")
     context.exit()
+
+
+class _Finite(click.FloatRange):
+    """A number within a range; NaN, which is below and above nothing, and infinity are in none."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        number = super().convert(value, parameter, context)
+        return number if math.isfinite(number) else self.fail(f"{number} is not a finite number.", parameter, context)
 
 
 class _Command(click.Command):
@@ -114,14 +132,15 @@ _DEVICE = (
 )  # fmt: skip
 _INPUTS = section(
     "Inputs",
-    click.option("--files-from", metavar="FILE", help="Read more inputs from FILE, one a line; - is standard input."),
+    click.option("--files-from", type=_NAME, metavar="FILE",
+                 help="Read more inputs from FILE, one a line; - is standard input."),
     click.option("-0", "--null", "zeros", is_flag=True, help="Names in --files-from end with a zero byte."),
     click.option("--shard", metavar="I/N|slurm",
                  help="Take the I-th of N shares of the inputs; slurm reads both from a job array's task."),
     click.option("--max-pixels", type=click.IntRange(1), default=500_000_000, help="Refuse larger pictures."),
 )  # fmt: skip
 _OUTPUTS = (
-    click.option("-o", "--output", metavar="OUT",
+    click.option("-o", "--output", type=_NAME, metavar="OUT",
                  help="A file for one input, a directory for more; - is standard output.  [default: beside SRC]"),
     click.option("--force", is_flag=True, help="Replace existing files."),
     click.option("--skip-existing", is_flag=True, help="Pass over inputs whose outputs exist."),
@@ -135,45 +154,35 @@ _TOLD = section(
 
 
 @irn.command()
-@click.argument("sources", nargs=-1, metavar="SRC...")
+@click.argument("sources", nargs=-1, type=_NAME, metavar="SRC...")
 @section(
     "Network",
-    click.option(
-        "-s",
-        "--scale",
-        type=click.Choice(["2", "4", "8"]),
-        help="How many times smaller.  [default: 4, or that of --model]",
-    ),
-    click.option("-m", "--model", help="Weights: a name or a path.  [default: the shipped ones of the scale]"),
+    click.option("-s", "--scale", type=_SCALES, help="How many times smaller.  [default: 4, or that of --model]"),
+    click.option("-m", "--model", type=_NAME, metavar="MODEL",
+                 help="Weights: a name or a path.  [default: the shipped ones of the scale]"),
     *_DEVICE,
-)
+)  # fmt: skip
 @section(
     "Outputs",
     *_OUTPUTS,
-    click.option(
-        "--keep-latent",
-        is_flag=True,
-        help="Also write what the small picture cannot hold: with it the original comes back bit for bit.",
-    ),
-)
+    click.option("--keep-latent", is_flag=True,
+                 help="Also write what the small picture cannot hold: with it the original comes back bit for bit."),
+)  # fmt: skip
 @section(
     "Checks",
-    click.option(
-        "--on-artifact",
-        type=click.Choice(["warn", "fail", "bicubic"]),
-        default="warn",
-        help="What to do about coloured blotches in the small picture; bicubic blends them away.",
-    ),
+    click.option("--on-artifact", type=click.Choice(["warn", "fail", "bicubic"]), default="warn",
+                 help="What to do about coloured blotches in the small picture; bicubic blends them away."),
     click.option("--verify", is_flag=True, help="Restore each small picture at once and tell the PSNR."),
-    click.option("--min-psnr", type=float, metavar="DB", help="Fail, and write nothing, where it is lower (on Y)."),
-)
+    click.option("--min-psnr", type=_Finite(0), metavar="DB",
+                 help="Fail, and write nothing, where it is lower (on Y)."),
+)  # fmt: skip
 @_INPUTS
 @_TOLD
 def downscale(
     scale: str | None, model: str | None, keep_latent: bool, on_artifact: Any, verify: bool, min_psnr: float | None,
     device: str, precision: str, memory: str | None, **common: Any,
 ) -> int:  # fmt: skip
-    """Make pictures small, so that `irn upscale` can make them large again.
+    """Make pictures small, for `irn upscale` to make large again.
 
     SRC are pictures, directories (searched to the bottom) or glob patterns; - is standard input.
 
@@ -198,32 +207,25 @@ def downscale(
 
 
 @irn.command()
-@click.argument("sources", nargs=-1, metavar="SRC...")
+@click.argument("sources", nargs=-1, type=_NAME, metavar="SRC...")
 @section(
     "Latent",
     click.option("--samples", type=click.IntRange(1), default=1, help="How many restorations to draw of each."),
     click.option("--seed", type=int, default=0, help="Which latents to draw."),
-    click.option(
-        "--temperature",
-        type=click.FloatRange(0),
-        default=1.0,
-        help="Its standard deviation; anything but 1 lies outside what the networks were trained for.",
-    ),
-    click.option(
-        "--latent",
-        type=click.Path(path_type=Path),
-        help="The kept latent of the one input.  [default: the one beside it, if any]",
-    ),
-    click.option(
-        "--spread", is_flag=True, help="Also write where the samples differ: 20 times the difference, darker is more."
-    ),
-)
+    click.option("--temperature", type=_Finite(0), default=1.0,
+                 help="Its standard deviation; anything but 1 lies outside what the networks were trained for."),
+    click.option("--latent", type=_PATH,
+                 help="The kept latent of the one input.  [default: the one beside it, if any]"),
+    click.option("--spread", is_flag=True,
+                 help="Also write where the samples differ: 20 times the difference, darker is more."),
+)  # fmt: skip
 @section(
     "Network",
-    click.option("-s", "--scale", type=click.Choice(["2", "4", "8"]), help="For pictures without a record of irn."),
-    click.option("-m", "--model", help="Weights: a name or a path.  [default: those that made the small picture]"),
+    click.option("-s", "--scale", type=_SCALES, help="For pictures without a record of irn."),
+    click.option("-m", "--model", type=_NAME, metavar="MODEL",
+                 help="Weights: a name or a path.  [default: those that made the small picture]"),
     *_DEVICE,
-)
+)  # fmt: skip
 @section("Outputs", *_OUTPUTS)
 @_INPUTS
 @_TOLD
@@ -231,7 +233,7 @@ def upscale(
     scale: str | None, model: str | None, samples: int, seed: int, temperature: float, latent: Path | None,
     spread: bool, device: str, precision: str, memory: str | None, **common: Any,
 ) -> int:  # fmt: skip
-    """Make small pictures large again, as they were before `irn downscale`.
+    """Make what `irn downscale` made small large again.
 
     SRC are pictures, directories (searched to the bottom) or glob patterns; - is standard input.
 
@@ -242,10 +244,12 @@ def upscale(
     """
     from irn_cli.batch import Upscaler, plan_upscale
     from irn_cli.rescale import Rescaler
-    from irn_cli.weights import load_model
+    from irn_cli.weights import find_weights, load_model
 
     if spread and samples < 2:
         raise UsageError("--spread shows how samples differ: it needs --samples 2 or more")
+    if model:
+        find_weights(model)  # once, not for each picture
     if latent and samples > 1:
         raise UsageError("--latent and --samples exclude each other: with the latent nothing is drawn")
     batch = _Batch(**common)
@@ -327,72 +331,45 @@ class _Batch:
 @irn.command("eval")
 @section(
     "Pictures",
-    click.option(
-        "--data",
-        "directories",
-        type=click.Path(path_type=Path),
-        multiple=True,
-        required=True,
-        metavar="DIR",
-        help="A folder of pictures, sub-folders included: a data set named after it.  [repeatable]",
-    ),
-)
+    click.option("--data", "directories", type=_PATH, multiple=True, required=True, metavar="DIR",
+                 help="A folder of pictures, sub-folders included: a data set named after it.  [repeatable]"),
+)  # fmt: skip
 @section(
     "Methods",
-    click.option(
-        "-m",
-        "--model",
-        "models",
-        multiple=True,
-        metavar="MODEL",
-        help="Weights: a name, a path, or an official .pth.  [repeatable; default: the shipped of the scale]",
-    ),
-    click.option(
-        "-s",
-        "--scale",
-        type=click.Choice(["2", "4", "8"]),
-        help="How many times smaller.  [default: the models', or 4]",
-    ),
-    click.option(
-        "--baseline",
-        "baselines",
-        type=click.Choice(["bicubic", "lanczos", "area"]),
-        multiple=True,
-        help="Measure plain interpolation too.  [repeatable]",
-    ),
+    click.option("-m", "--model", "models", multiple=True, type=_NAME, metavar="MODEL",
+                 help="Weights: a name, a path, or an official .pth.  [repeatable; default: the shipped of the scale]"),
+    click.option("-s", "--scale", type=_SCALES, help="How many times smaller.  [default: the models', or 4]"),
+    click.option("--baseline", "baselines", type=click.Choice(["bicubic", "lanczos", "area"]), multiple=True,
+                 help="Measure plain interpolation too.  [repeatable]"),
     *_DEVICE,
-)
+)  # fmt: skip
 @section(
     "Protocol",
     click.option("--samples", type=click.IntRange(1), default=1, help="Draws of the latent; scores are means."),
     click.option("--seed", type=int, default=0, help="Which latents to draw."),
-    click.option(
-        "--temperature", type=click.FloatRange(0), default=1.0, help="Standard deviation of the latent; 0 is its mean."
-    ),
+    click.option("--temperature", type=_Finite(0), default=1.0,
+                 help="Standard deviation of the latent; 0 is its mean."),
     click.option("--crop", type=click.IntRange(0), help="Pixels left out at each border.  [default: the scale]"),
-)
+)  # fmt: skip
 @section(
     "Results",
-    click.option(
-        "--report",
-        "page",
-        type=click.Path(path_type=Path),
-        metavar="FILE.html",
-        help="Write a page with the tables and with pictures to compare.",
-    ),
-    click.option("--json", "json_file", metavar="FILE|-", help="Write everything as JSON; an infinite PSNR is null."),
-    click.option("--csv", "csv_file", metavar="FILE|-", help="Write a line for each picture and method."),
+    click.option("--report", "page", type=_PATH, metavar="FILE.html",
+                 help="Write a page with the tables and with pictures to compare."),
+    click.option("--json", "json_file", type=_NAME, metavar="FILE|-",
+                 help="Write everything as JSON; an infinite PSNR is null."),
+    click.option("--csv", "csv_file", type=_NAME, metavar="FILE|-", help="Write a line for each picture and method."),
     click.option("--force", is_flag=True, help="Replace existing files."),
     click.option("-q", "--quiet", is_flag=True, help="Show no progress and no table."),
-)
+)  # fmt: skip
 def eval_(
     directories: tuple[Path, ...], models: tuple[str, ...], scale: str | None, baselines: tuple[str, ...],
     samples: int, seed: int, temperature: float, crop: int | None, page: Path | None, json_file: str | None,
     csv_file: str | None, force: bool, quiet: bool, device: str, precision: str, memory: str | None,
 ) -> int:  # fmt: skip
-    """Measure models on folders of pictures, as the papers do, beside the papers' numbers.
+    """Measure models as the papers do, beside the papers' numbers.
 
-    A picture that cannot be read is told, left out, and makes the exit status 1.
+    Each picture in the folders is made small and large again, and compared with itself. One that cannot be read is
+    told, left out, and makes the exit status 1.
 
     \b
     Example:
@@ -446,23 +423,22 @@ def weights_list() -> None:
     Example:
       irn weights list
     """
-    from rich.console import Console
-    from rich.table import Table
+    from irn_cli.weights import list_weights, weights_directories
 
-    from irn_cli.weights import list_weights
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "scale", "revision", "hash", "file"):
-        table.add_column(column, overflow="fold")
-    for info in list_weights():
-        table.add_row(info.name, f"{info.config.scale}x", info.revision, info.hash[:12], str(info.path))
-    Console().print(table)
+    found = list_weights()
+    for info in found:
+        revision = f"revision {info.revision}"
+        click.echo(f"{info.name:<16} {info.config.scale}x  {revision:<12} {info.hash[:12]}  {info.path}")
+    if not found:
+        click.echo(f"irn: no weights in {', '.join(map(str, weights_directories()))}", err=True)
 
 
 @weights.command("show")
-@click.argument("name")
+@click.argument("name", type=_NAME)
 def weights_show(name: str) -> None:
-    """Show what the header of weights NAME (a name or a path) says: configuration, data, scores, licence.
+    """Show what weights say of themselves: data, scores, licence.
+
+    NAME is a name out of `irn weights list` or the path of a file.
 
     \b
     Example:
@@ -486,22 +462,17 @@ def weights_show(name: str) -> None:
 
 
 @weights.command("import")
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=_PATH)
 @section(
     "Outputs",
-    click.option(
-        "-o",
-        "--output",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="The file to write.  [default: SOURCE's name in the user's weights directory]",
-    ),
+    click.option("-o", "--output", type=_PATH, metavar="FILE",
+                 help="The file to write.  [default: SOURCE's name in the user's weights directory]"),
     click.option("--force", is_flag=True, help="Replace an existing file."),
-)
+)  # fmt: skip
 def weights_import(source: Path, output: Path | None, force: bool) -> None:
-    """Convert SOURCE, an official IRN checkpoint (.pth), into safetensors.
+    """Convert an official IRN checkpoint (.pth) into safetensors.
 
-    The checkpoint is read as plain tensors; nothing in it is ever executed.
+    SOURCE is read as plain tensors; nothing in it is ever executed.
 
     \b
     Example:
@@ -517,80 +488,49 @@ def weights_import(source: Path, output: Path | None, force: bool) -> None:
 @irn.command()
 @section(
     "Pictures",
-    click.option(
-        "--data",
-        multiple=True,
-        type=click.Path(path_type=Path),
-        required=True,
-        metavar="DIR",
-        help="Folder of training pictures, searched at any depth.  [repeatable]",
-    ),
-    click.option(
-        "--val",
-        "validation",
-        type=click.Path(path_type=Path),
-        metavar="DIR",
-        help="Folder of validation pictures.  [default: a few training pictures are held out]",
-    ),
-)
+    click.option("--data", multiple=True, type=_PATH, required=True, metavar="DIR",
+                 help="Folder of training pictures, searched at any depth.  [repeatable]"),
+    click.option("--val", "validation", type=_PATH, metavar="DIR",
+                 help="Folder of validation pictures.  [default: a few training pictures are held out]"),
+)  # fmt: skip
 @section(
     "Recipe",
-    click.option(
-        "--recipe",
-        metavar="irn|irn-plus|irn-shipped",
-        help="The paper's first stage, its second, or what made the shipped weights.  [default: irn]",
-    ),
-    click.option(
-        "--config",
-        type=click.Path(path_type=Path),
-        metavar="FILE.toml",
-        help="Values that replace the recipe's; the options below replace both.",
-    ),
+    click.option("--recipe", metavar="irn|irn-plus|irn-shipped",
+                 help="The paper's first stage, its second, or what made the shipped weights.  [default: irn]"),
+    click.option("--config", type=_PATH, metavar="FILE.toml",
+                 help="Values that replace the recipe's; the options below replace both."),
     click.option("-s", "--scale", type=int, help="2, 4 or 8.  [default: that of --init, or the recipe's]"),
     click.option("--iterations", type=int, help="Steps of the whole run.  [default: the recipe's, as all below]"),
     click.option("--batch", type=int, help="Crops a step."),
     click.option("--patch", type=int, help="Side of a crop, in pixels."),
     click.option("--lr", type=float, help="Peak learning rate."),
     click.option("--seed", type=int, help="What all random numbers depend on."),
-    click.option(
-        "--vgg",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="VGG19 weights for irn-plus, in torchvision's layout (.pth or .safetensors).",
-    ),
-    click.option(
-        "--vgg-input",
-        type=click.Choice(["torchvision", "oxford"]),
-        default="torchvision",
-        help="What they expect: normalised RGB, or BGR levels less a mean.",
-    ),
-)
+    click.option("--vgg", type=_PATH, metavar="FILE",
+                 help="VGG19 weights for irn-plus, in torchvision's layout (.pth or .safetensors)."),
+    click.option("--vgg-input", type=click.Choice(["torchvision", "oxford"]), default="torchvision",
+                 help="What they expect: normalised RGB, or BGR levels less a mean."),
+)  # fmt: skip
 @section(
     "Run",
-    click.option(
-        "-o",
-        "--output",
-        "run",
-        metavar="RUN",
-        type=click.Path(path_type=Path),
-        help="The run's directory.  [default: runs/RECIPE-xSCALE]",
-    ),
-    click.option("--init", metavar="WEIGHTS", help="Start from these weights: a name or a path."),
+    click.option("-o", "--output", "run", metavar="RUN", type=_PATH,
+                 help="The run's directory.  [default: runs/RECIPE-xSCALE]"),
+    click.option("--init", type=_NAME, metavar="WEIGHTS", help="Start from these weights: a name or a path."),
     click.option("--resume", is_flag=True, help="Continue the run in its directory, with its own recipe."),
     click.option("--force", is_flag=True, help="Start anew where the directory holds a run."),
     click.option("--stop-after", type=click.IntRange(1), metavar="N", help="End cleanly after N steps in this call."),
     click.option("--time-limit", metavar="9m", help="End cleanly after so much work (90s, 9m, 1h30m)."),
     click.option("--dry-run", is_flag=True, help="Check everything, print the recipe as it would run, and stop."),
     click.option("-q", "--quiet", is_flag=True, help="Show only what went wrong."),
-)
+)  # fmt: skip
 @section("Device", *_DEVICE)
 def train(
     run: Path | None, time_limit: str | None, stop_after: int | None, dry_run: bool, quiet: bool, **options: Any
 ) -> int:
-    """Train IRN, then IRN+, on folders of pictures, on a CPU, a GPU, or under torchrun on several.
+    """Train IRN, then IRN+, on folders of pictures.
 
-    The run's directory gets weights.safetensors (for `irn -m`), a checkpoint that --resume continues, log.jsonl,
-    curve.svg and preview.png. Ctrl-C saves and leaves; a second one leaves at once.
+    It runs on a CPU, a GPU, or under torchrun on several. The run's directory gets weights.safetensors (for `irn -m`),
+    a checkpoint that --resume continues, log.jsonl, curve.svg and preview.png. Ctrl-C saves and leaves; a second one
+    leaves at once.
 
     \b
     Example:

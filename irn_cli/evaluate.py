@@ -24,9 +24,11 @@ import torch
 from numpy.typing import NDArray
 
 from irn_cli import resize
+from irn_cli.artifact import find_artifact
 from irn_cli.errors import InputError, IrnError, UsageError
-from irn_cli.image import SUFFIXES, Picture, read, write
-from irn_cli.metrics import WINDOW, crop_border, luma, psnr, ssim, worst_patch
+from irn_cli.image import Picture, read, write
+from irn_cli.inputs import walk
+from irn_cli.metrics import WINDOW, crop_border, luma, psnr, ssim
 from irn_cli.rescale import Rescaler
 from irn_cli.weights import DEFAULT_MODELS, load_model
 
@@ -168,7 +170,7 @@ class Original:
 
 
 def find_data_set(directory: Path, name: str | None = None) -> DataSet:
-    """Find the pictures in a folder and its sub-folders, in the order of their names; hidden ones are left out.
+    """Find the pictures in a folder and its sub-folders, in the order of their names.
 
     Args:
         directory: the folder.
@@ -179,13 +181,7 @@ def find_data_set(directory: Path, name: str | None = None) -> DataSet:
     """
     if not directory.is_dir():
         raise UsageError(f"no folder {directory}")
-    found = tuple(
-        path
-        for path in sorted(directory.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(directory).parts)
-        and path.is_file()
-    )
+    found = tuple(walk(directory))
     if not found:
         raise UsageError(f"no pictures in {directory}")
     return DataSet(name or directory.resolve().name, directory, found)
@@ -446,6 +442,6 @@ def _measure_small(original: Original, small: Picture) -> _Small:
     return _Small(
         lr_psnr_y=psnr(original.guide, small.pixels, of=y),
         lr_ssim_y=ssim(original.guide, small.pixels, of=y),
-        lr_worst_patch=worst_patch(original.guide, small.pixels),
+        lr_worst_patch=find_artifact(small.pixels, original.guide.astype(np.float32)).deviation,
         lr_bits_per_pixel=8 * len(file.getvalue()) / (height * width),
     )

@@ -61,18 +61,27 @@ def find_pictures(sources: Sequence[str], listed: Iterable[str] = ()) -> list[Fo
 
 
 def _in_directory(directory: Path) -> dict[Path, Path]:
-    files = {file: file.parent.relative_to(directory) for file in _walk(directory)}
+    files = {file: Path() if file == directory else file.parent.relative_to(directory) for file in walk(directory)}
     if not files:
         raise InputError(f"no pictures in {directory}")
     return files
 
 
-def _walk(directory: Path) -> Iterator[Path]:
-    for entry in sorted(directory.iterdir()):
+def walk(directory: Path) -> Iterator[Path]:
+    """Find what is named like a picture in a directory and below, in order; hidden names and linked directories not.
+
+    A directory that may not be searched stands for what is in it: whoever reads it learns why that is left out.
+    """
+    try:
+        entries = sorted(directory.iterdir())
+    except OSError:
+        yield directory
+        return
+    for entry in entries:
         if entry.name.startswith("."):
             continue
         if entry.is_dir() and not entry.is_symlink():
-            yield from _walk(entry)
+            yield from walk(entry)
         elif entry.suffix.lower() in SUFFIXES and entry.is_file():
             yield entry
 

@@ -61,7 +61,7 @@ def read_latent(path: str | os.PathLike[str]) -> Latent:
     except FileNotFoundError:
         raise InputError(f"no such file: {path}") from None
     except (SafetensorError, KeyError) as error:
-        raise InputError(f"{path} is damaged: {error}") from error
+        raise InputError(f"{path} is not a whole latent of irn: {error}") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     if any(t.dtype not in (torch.float16, torch.float32) or t.dim() != 3 for t in (latent.z, latent.rounding)):

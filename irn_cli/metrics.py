@@ -1,4 +1,4 @@
-"""How near one picture is to another: luma, PSNR, SSIM and the worst patch, in float64, as the papers measure them.
+"""How near one picture is to another: luma, PSNR and SSIM, in float64, as the papers measure them.
 
 Pictures are arrays of levels, 0 to 255: (H, W, 3) RGB or (H, W) of one channel, uint8 or float. Nothing here rounds.
 
@@ -95,27 +95,6 @@ def ssim(a: Levels, b: Levels, *, of: Callable[[Levels], Levels] | None = None) 
         band_a, band_b = (of(a[band]), of(b[band])) if of else (a[band], b[band])
         total += float(_similarity(np.asarray(band_a, dtype=np.float64), np.asarray(band_b, dtype=np.float64)).sum())
     return float(total / (rows * columns))
-
-
-def worst_patch(a: Levels, b: Levels, size: int = 8) -> float:
-    """Largest mean deviation of any patch in any channel: what a coloured blotch gives, and a mean over all hides.
-
-    Args:
-        a: (H, W, 3), levels.
-        b: the other, alike.
-        size: side of the patches, which start at every pixel; smaller where the picture is.
-
-    Returns:
-        The largest |mean(a - b)| over a patch and channel, in levels, 0 to 255.
-    """
-    difference = np.asarray(a, dtype=np.float64) - b
-    H, W, _ = difference.shape
-    height, width = min(size, H), min(size, W)
-    sums = np.zeros((H + 1, W + 1, 3))
-    np.cumsum(difference, axis=0, out=sums[1:, 1:])
-    np.cumsum(sums, axis=1, out=sums)
-    patches = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
-    return float(np.abs(patches).max() / (height * width))
 
 
 def _similarity(a: Plane, b: Plane) -> Plane:

@@ -121,7 +121,7 @@ class Rescaler:
                 small, outcome = self._blend(pixels, small, reference)
                 warnings.append(f"{artifact}; {outcome}")
             else:
-                warnings.append(str(artifact))
+                warnings.append(f"{artifact} (--on-artifact bicubic blends it away)")
         digest = hash_pixels(small)
         latent = None
         if keep_latent:
@@ -230,7 +230,7 @@ class Rescaler:
         if record.weights != self.hash:
             doubts.append(
                 f"made with {record.model} revision {record.revision} ({record.weights[:12]}), which is not "
-                f"{self.model.name} ({self.hash[:12]}): the restoration will be poor"
+                f"{self.model.name} ({self.hash[:12]}): the restoration will be poor; --model names the right ones"
             )
         if record.small_size != picture.size:
             doubts.append("its size has changed since irn made it: the restoration will be poor")

@@ -26,6 +26,9 @@ from irn_cli.model import IRN, IRNConfig
 
 FORMAT = "irn-1"
 DEFAULT_MODELS = {2: "irn-x2", 4: "irn-x4"}  # what is used where only a scale is given
+# torch reads a checkpoint's inside without checks; and what is called .safetensors it takes for that.
+_NO_CHECKPOINT = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError,
+                  SafetensorError)  # fmt: skip
 _OWN_FIELDS = ("format", "config", "revision", "hash")
 
 
@@ -105,6 +108,8 @@ def read_info(path: str | os.PathLike[str]) -> WeightsInfo:
         WeightsError: the file is missing, is not safetensors, or was not written by `save_model`.
     """
     path = Path(path)
+    if path.suffix == ".pth":
+        raise WeightsError(f"{path}: expected a .safetensors file; irn weights import makes one of an official .pth")
     with _opened(path) as file:
         header = file.metadata() or {}
     if (found := header.get("format")) != FORMAT:
@@ -151,7 +156,8 @@ def find_weights(source: str | os.PathLike[str]) -> Path:
     for directory in weights_directories():
         if (candidate := directory / f"{source}.safetensors").is_file():
             return candidate
-    names = ", ".join(sorted({info.name for info in list_weights()})) or "none"
+    places = ", ".join(map(str, weights_directories()))
+    names = ", ".join(sorted({info.name for info in list_weights()})) or f"none (looked in {places})"
     raise UsageError(f"no model named {str(source)!r}; there are: {names}")
 
 
@@ -194,9 +200,12 @@ def import_official(source: Path, target: Path, *, overwrite: bool = False) -> N
     """Convert an official checkpoint into a weights file, its numbers unchanged.
 
     Raises:
+        UsageError: the suffix of `target` is not `.safetensors`, by which it will be known.
         WeightsError: `source` is not an IRN checkpoint.
         OutputError: `target` cannot be written.
     """
+    if target.suffix != ".safetensors":
+        raise UsageError(f"cannot write weights to {target}: expected a name that ends in .safetensors")
     state = read_official(source)
     model = _build(source, infer_config(state, source), state, revision="0")
     dtype = torch.float16 if all(tensor.dtype == torch.float16 for tensor in state.values()) else torch.float32
@@ -221,7 +230,7 @@ def read_official(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"no weights file {path}") from None
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
+    except _NO_CHECKPOINT as error:
         raise WeightsError(f"{path} is not a PyTorch checkpoint of plain tensors, and is not loaded") from error
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise WeightsError(f"{path} is not an IRN checkpoint: expected a mapping of names to tensors")

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from irn_cli.artifact import PATCH, THRESHOLD, artifact_mask, find_artifact
-from irn_cli.metrics import worst_patch
 from irn_cli.resize import bicubic, bicubic_large, bicubic_small
 
 
@@ -42,12 +41,21 @@ def test_the_worst_patch_is_found(place: tuple[int, int]) -> None:
     small[row : row + PATCH, column : column + PATCH, 1] += 60
     artifact = find_artifact(small, reference)
     assert (artifact.row, artifact.column, artifact.channel) == (row, column, "green")
-    assert artifact.deviation == pytest.approx(worst_patch(small, reference.astype(np.float64)), abs=1e-3)
+    patch = np.s_[row : row + PATCH, column : column + PATCH, 1]
+    assert artifact.deviation == pytest.approx((small[patch] - reference[patch].astype(float)).mean(), abs=1e-3)
     assert f"at x {column}, y {row}: green is 60 levels off" in str(artifact)
     mask = artifact_mask(small, reference)
     assert mask.shape == (127, 92)
     assert (mask[row : row + PATCH, column : column + PATCH] == 1).all()
     assert 0 < mask.sum() < (6 * PATCH) ** 2
+
+
+def test_it_deviates_alike_in_both_directions_and_not_where_that_averages_out() -> None:
+    chequered = np.where(np.indices((32, 32)).sum(0) % 2, 200, 60).astype(np.uint8)
+    small = np.repeat(chequered[..., None], 3, 2)
+    assert find_artifact(small, np.full(small.shape, 130, np.float32)).deviation == 0
+    small[9:17, 9:17, 2] -= 40
+    assert find_artifact(small, np.full(small.shape, 130, np.float32)).deviation == 40
 
 
 def test_nothing_is_masked_where_nothing_is_wrong() -> None:

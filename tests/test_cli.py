@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from irn_cli.cli import irn
-from irn_cli.errors import WeightsError
+from irn_cli.errors import UsageError, WeightsError
 from irn_cli.model import IRN
-from irn_cli.weights import load_model, save_model
+from irn_cli.weights import load_model, read_info, save_model
 
 
 def run(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -45,6 +46,27 @@ def test_wrong_usage_is_status_2() -> None:
     assert "Missing argument" in run("weights", "show", status=2).stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_standard_output_is_one_line_and_status_1() -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        command = [sys.executable, "-m", "irn_cli", "--help"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "irn: No space left on device\n")
+
+
+@pytest.mark.parametrize("group", [[], ["weights"]])
+def test_the_lists_of_commands_are_not_cut_on_80_columns(group: list[str]) -> None:
+    listed = CliRunner(env={"COLUMNS": "80"}).invoke(irn, [*group, "--help"]).stdout.partition("Commands:\n")[2]
+    assert listed.count("\n") == len((irn.commands["weights"] if group else irn).commands)
+    assert "..." not in listed
+
+
+@pytest.mark.parametrize("words", [["upscale"], ["downscale", "-o"], ["eval", "--data"], ["train", "--init"]])
+def test_shells_complete_names_of_files(words: list[str]) -> None:
+    (found,) = ShellComplete(irn, {}, "irn", "_IRN_COMPLETE").get_completions(words, "pho")
+    assert (found.type, found.value) == ("file", "pho")
+
+
 def test_h_works_everywhere() -> None:
     for command in ([], ["weights"], ["weights", "list"], ["downscale"], ["upscale"]):
         result = CliRunner().invoke(irn, [*command, "-h"])
@@ -62,12 +84,21 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable[
 
 def test_weights_list_and_show(shelf: Path) -> None:
     listed = CliRunner().invoke(irn, ["weights", "list"]).stdout.splitlines()
-    assert listed[0].split() == ["name", "scale", "revision", "hash", "file"]
-    assert listed[1].split()[:3] == ["tiny", "2x", "1"]
+    info = read_info(shelf / "tiny.safetensors")
+    assert listed[0].split() == ["tiny", "2x", "revision", "1", info.hash[:12], str(info.path)]
     shown = CliRunner().invoke(irn, ["weights", "show", "tiny"]).stdout
     assert "network:     2 blocks, growth 8, clamp 1\n" in shown
     assert "licence:     CC0\n" in shown
     assert str(shelf / "tiny.safetensors") in shown
+
+
+def test_where_no_weights_are_it_is_told_where_they_could_be(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("irn_cli.weights.weights_directories", lambda: [shelf / "none", shelf / "neither"])
+    listed = CliRunner().invoke(irn, ["weights", "list"])
+    assert (listed.exit_code, listed.stdout) == (0, "")
+    assert listed.stderr == f"irn: no weights in {shelf}/none, {shelf}/neither\n"
+    shown = CliRunner().invoke(irn, ["weights", "show", "tiny"])
+    assert str(shown.exception) == f"no model named 'tiny'; there are: none (looked in {shelf}/none, {shelf}/neither)"
 
 
 def test_weights_import(shelf: Path, tiny_model: Callable[..., IRN]) -> None:
@@ -88,8 +119,19 @@ def test_weights_import_goes_to_the_users_directory_by_default(shelf: Path, tiny
 
 
 def test_weights_import_refuses_what_is_no_checkpoint(shelf: Path) -> None:
-    (shelf / "text.pth").write_text("not a checkpoint")
-    for name in ("text.pth", "absent.pth"):
+    for name in ("text.pth", "text.safetensors"):
+        (shelf / name).write_text("not a checkpoint")
+    for name in ("text.pth", "text.safetensors", "absent.pth"):
         result = CliRunner().invoke(irn, ["weights", "import", str(shelf / name), "-o", str(shelf / "b.safetensors")])
         assert isinstance(result.exception, WeightsError)
     assert not (shelf / "b.safetensors").exists()
+
+
+def test_a_pth_is_neither_shown_nor_written(shelf: Path, tiny_model: Callable[..., IRN]) -> None:
+    torch.save(tiny_model(2).state_dict(), shelf / "official.pth")
+    shown = CliRunner().invoke(irn, ["weights", "show", str(shelf / "official.pth")])
+    assert isinstance(shown.exception, WeightsError)
+    assert "irn weights import" in str(shown.exception)
+    written = CliRunner().invoke(irn, ["weights", "import", str(shelf / "official.pth"), "-o", str(shelf / "new.pth")])
+    assert isinstance(written.exception, UsageError)
+    assert not (shelf / "new.pth").exists()

@@ -110,7 +110,11 @@ def test_output_names_say_the_format(run: Run, name: str) -> None:
 def test_lossy_names_are_refused_before_anything_runs(run: Run) -> None:
     photo("a.png")
     ended(run("downscale a.png -o b.jpg"), 2, told="what is hidden in a small picture would be lost in .jpg")
-    ended(run("downscale a.png -o b"), 2, told="cannot write a name without a suffix")
+    ended(
+        run("downscale a.png -o b"),
+        2,
+        told="b: what to write? Expected a name that ends in .png, .webp or .tif, or b/ for",
+    )
     assert files() == ["a.png"]
     ended(run("downscale a.png"), 0)
     ended(run("upscale a_down4.png -o b.jpg"), 0)
@@ -233,7 +237,8 @@ def test_right_weights_are_found_by_their_hash(
     ended(run("upscale a_down4.png --force -m irn-x2"), 1, told="irn-x2 makes pictures 2 times larger, not 4")
     ended(run(f"downscale a.png -s 2 -m {other}"), 2, told="mine makes pictures 4 times smaller, not 2")
     ended(run("downscale a.png -s 8"), 2, told="no weights for 8x are shipped")
-    ended(run("downscale a.png -m nonsense"), 2, told="no model named 'nonsense'")
+    for command in ("downscale a.png", "upscale a_down4.png"):
+        ended(run(f"{command} -m nonsense"), 2, told="no model named 'nonsense'")
 
 
 def test_changed_pixels_are_warned_of(run: Run) -> None:
@@ -244,6 +249,14 @@ def test_changed_pixels_are_warned_of(run: Run) -> None:
     write("a_down4.png", small, overwrite=True)
     result = ended(run("upscale a_down4.png"), 0, told="a_down4.png: warning: its pixels have changed")
     assert result.stderr.count("warning") == 1
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-1"])
+def test_numbers_that_mean_nothing(run: Run, number: str) -> None:
+    photo("a.png")
+    ended(run(["downscale", "a.png", "--min-psnr", number]), 2, told="--min-psnr")
+    ended(run(["upscale", "a.png", "-s", "2", "--temperature", number]), 2, told="--temperature")
+    assert files() == ["a.png"]
 
 
 # Many pictures --------------------------------------------------------------------------------------------------------
@@ -420,7 +433,11 @@ def test_a_place_that_cannot_be_written(run: Run) -> None:
 
 def test_too_many_pixels(run: Run) -> None:
     photo("a.png")
-    ended(run("downscale a.png --max-pixels 100"), 1, told="(--max-pixels)")
+    ended(
+        run("downscale a.png --max-pixels 100"),
+        1,
+        told="a.png is too large: 28x20 is 560 pixels, the limit is 100 (--max-pixels raises it)",
+    )
 
 
 # A process of its own: full disks and signals -------------------------------------------------------------------------
@@ -442,12 +459,24 @@ def test_unreadable_and_unwritable() -> None:
     photo("a.png").chmod(0)
     photo("b.png")
     Path("closed").mkdir(mode=0o555)
-    process = start("downscale", "a.png", "b.png", "-o", "closed", preexec_fn=without_privileges)
+    photo("in/hidden/c.png").parent.chmod(0)
+    process = start("downscale", "a.png", "b.png", "in", "-o", "closed", preexec_fn=without_privileges)
     _, errors = process.communicate(timeout=60)
+    Path("in/hidden").chmod(0o755)
     assert process.returncode == 1
+    assert "failed: cannot read in/hidden: Permission denied\n" in errors
     assert "failed: cannot read a.png: Permission denied\n" in errors
     assert "b.png: failed: cannot write closed/b_down4.png: Permission denied\n" in errors
     assert not list(Path("closed").iterdir())
+
+
+def test_what_lies_where_nothing_may_be_searched() -> None:
+    photo("in/a.png").parent.chmod(0)
+    process = start("downscale", "in/a.png", preexec_fn=without_privileges)
+    _, errors = process.communicate(timeout=60)
+    Path("in").chmod(0o755)
+    assert (process.returncode, errors.count("\n")) == (1, 1)
+    assert "in/a.png" in errors
 
 
 def test_a_full_disk_leaves_no_half_file() -> None:

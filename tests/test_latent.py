@@ -38,16 +38,16 @@ def test_other_files_are_refused(latent: Latent, tmp_path: Path) -> None:
         read_latent(path)
     write_latent(path, latent)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match="is damaged"):
+    with pytest.raises(InputError, match="is not a whole latent"):
         read_latent(path)
     path.write_bytes(b"text")
-    with pytest.raises(InputError, match="is damaged"):
+    with pytest.raises(InputError, match="is not a whole latent"):
         read_latent(path)
     save_file({"z": latent.z}, path)
     with pytest.raises(InputError, match="is not a latent"):
         read_latent(path)
     save_file({"z": latent.z}, path, {"format": "irn-latent-1"})
-    with pytest.raises(InputError, match="is damaged"):
+    with pytest.raises(InputError, match="is not a whole latent"):
         read_latent(path)
     header = {"format": "irn-latent-1", "pixels": "", "original": ""}
     save_file({"z": latent.z.double(), "rounding": latent.rounding}, path, header)

@@ -6,7 +6,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from irn_cli.errors import InputError
-from irn_cli.metrics import crop_border, luma, psnr, ssim, worst_patch
+from irn_cli.metrics import crop_border, luma, psnr, ssim
 from tests.shared import SHARED, needs_shared
 
 
@@ -87,25 +87,3 @@ def test_crop_takes_each_side() -> None:
     pixels = np.arange(5 * 6 * 3).reshape(5, 6, 3).astype(float)
     assert np.array_equal(crop_border(pixels, 2), pixels[2:3, 2:4])
     assert np.array_equal(crop_border(pixels, 0), pixels)
-
-
-def test_worst_patch_finds_a_blotch_that_the_mean_hides() -> None:
-    a = np.full((64, 48, 3), 128, dtype=np.uint8)
-    b = a.copy()
-    b[37:45, 21:29, 2] -= 40  # eight by eight, off any grid, one channel
-    assert worst_patch(a, b) == worst_patch(b, a) == pytest.approx(40)
-    assert psnr(a, b) > 35
-    assert worst_patch(a, b, 16) == pytest.approx(10)
-
-
-def test_worst_patch_ignores_what_averages_out() -> None:
-    chequered = np.where(np.indices((32, 32)).sum(0) % 2, 200, 60).astype(np.uint8)
-    a = np.repeat(chequered[..., None], 3, 2)
-    assert worst_patch(a, np.full_like(a, 130)) == pytest.approx(0, abs=1e-9)
-
-
-def test_worst_patch_of_pictures_smaller_than_it() -> None:
-    a = np.zeros((3, 20, 3), dtype=np.uint8)
-    b = a.copy()
-    b[:, :8, 0] = 6
-    assert worst_patch(a, b) == pytest.approx(6)
