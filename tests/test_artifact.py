@@ -2,35 +2,12 @@
 
 import numpy as np
 import pytest
-import torch
 
 from irn_cli.artifact import PATCH, THRESHOLD, artifact_mask, find_artifact
-from irn_cli.resize import bicubic, bicubic_large, bicubic_small
 
 
 def noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(3).integers(0, 256, shape, dtype=np.uint8)
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (3, 70), (130, 9), (260, 40), (333, 222)])
-@pytest.mark.parametrize("scale", [2, 4, 8])
-def test_bands_make_the_same_small_picture_as_the_whole(shape: tuple[int, int], scale: int) -> None:
-    pixels = noise(*shape, 3)
-    padded = np.pad(pixels, ((0, -shape[0] % scale), (0, -shape[1] % scale), (0, 0)), mode="edge")
-    whole = torch.from_numpy(padded).permute(2, 0, 1).double()
-    expected = bicubic(whole, (padded.shape[0] // scale, padded.shape[1] // scale)).clamp(0, 255).permute(1, 2, 0)
-    assert np.abs(bicubic_small(pixels, scale) - expected.numpy()).max() < 1e-3
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (3, 70), (130, 9), (200, 33)])
-@pytest.mark.parametrize("scale", [2, 4, 8])
-def test_bands_make_the_same_large_picture_as_the_whole(shape: tuple[int, int], scale: int) -> None:
-    small = noise(*shape, 3)
-    whole = torch.from_numpy(small).permute(2, 0, 1).double()
-    expected = bicubic(whole, (shape[0] * scale, shape[1] * scale)).clamp(0, 255).permute(1, 2, 0).numpy()
-    bands = list(bicubic_large(small, scale))
-    assert [top for top, _ in bands] == list(np.cumsum([0, *(len(band) for _, band in bands[:-1])]))
-    assert np.abs(np.concatenate([band for _, band in bands]) - expected).max() < 1e-3
 
 
 @pytest.mark.parametrize("place", [(0, 0), (57, 3), (60, 40), (64, 41), (119, 84)])

@@ -13,6 +13,7 @@ import pytest
 
 import irn_cli
 from irn_cli.cli import irn
+from irn_cli.image import MAX_PIXELS
 
 PACKAGE = Path(irn_cli.__file__).parent
 ROOT = PACKAGE.parent
@@ -110,6 +111,12 @@ def test_public_names_resolve_and_the_version_stands_once() -> None:
     assert irn_cli.__version__ == version("irn-cli")
     with pytest.raises(AttributeError, match="nonsense"):
         irn_cli.nonsense  # noqa: B018
+
+
+def test_the_pixel_limit_is_the_same_for_commands_and_for_python() -> None:
+    for name in ("downscale", "upscale"):  # whose help must not wait for `image` to be imported
+        (option,) = (parameter for parameter in irn.commands[name].params if parameter.name == "max_pixels")
+        assert option.default == MAX_PIXELS
 
 
 def commands(group: click.Group, prefix: str) -> Iterator[tuple[str, click.Command]]:

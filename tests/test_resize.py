@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from irn_cli.model import quantise
-from irn_cli.resize import area, bicubic, lanczos
+from irn_cli.resize import area, bicubic, bicubic_large, bicubic_small, lanczos
 from tests.shared import SHARED, needs_shared
 
 
@@ -54,3 +54,31 @@ def test_lanczos_and_area_are_pillows_inside(
     border = 3 * max(1, size[0] // 96)  # at borders Pillow cuts the kernel off, where we mirror
     inside = (slice(border, -border), slice(border, -border))
     assert_close(resize(x, size)[inside], expected[inside], atol=1e-5, rtol=0)
+
+
+# In bands ---------------------------------------------------------------------------------------------------------
+
+
+def random_pixels(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 70), (130, 9), (260, 40), (333, 222)])
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_bands_make_the_same_small_picture_as_the_whole(shape: tuple[int, int], scale: int) -> None:
+    pixels = random_pixels(*shape)
+    padded = np.pad(pixels, ((0, -shape[0] % scale), (0, -shape[1] % scale), (0, 0)), mode="edge")
+    whole = torch.from_numpy(padded).permute(2, 0, 1).double()
+    expected = bicubic(whole, (padded.shape[0] // scale, padded.shape[1] // scale)).clamp(0, 255).permute(1, 2, 0)
+    assert np.abs(bicubic_small(pixels, scale) - expected.numpy()).max() < 1e-3
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 70), (130, 9), (200, 33)])
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_bands_make_the_same_large_picture_as_the_whole(shape: tuple[int, int], scale: int) -> None:
+    small = random_pixels(*shape)
+    whole = torch.from_numpy(small).permute(2, 0, 1).double()
+    expected = bicubic(whole, (shape[0] * scale, shape[1] * scale)).clamp(0, 255).permute(1, 2, 0).numpy()
+    bands = list(bicubic_large(small, scale))
+    assert [top for top, _ in bands] == list(np.cumsum([0, *(len(band) for _, band in bands[:-1])]))
+    assert np.abs(np.concatenate([band for _, band in bands]) - expected).max() < 1e-3
