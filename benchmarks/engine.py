@@ -98,7 +98,7 @@ def run(how: str, model: str, height: int, width: int, threads: int = 0) -> dict
 
 
 def measure(how: str, name: str, height: int, width: int, threads: int) -> dict[str, float]:
-    """Take a picture down and up, after a tiny one has loaded what loads late; a small one seven times, for the median."""
+    """Take a picture down and up, after a tiny one has loaded what loads late; a small one seven times: the median."""
     import statistics
 
     import numpy as np
