@@ -1,7 +1,8 @@
 """Many pictures: what each becomes, and the work itself, whatever happens to one of them.
 
-Decoding the next picture and encoding the last overlap with the network. Nothing here prints: outcomes are yielded, one
-a picture, for `progress.py` to show.
+Small pictures are worked on several at a time, one to a core. Of larger ones each takes all cores, and decoding the
+next and encoding the last overlap with the network. Nothing here prints: outcomes are yielded, one a picture, for
+`progress.py` to show.
 """
 
 import dataclasses
@@ -9,14 +10,18 @@ import io
 import itertools
 import os
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from irn_cli.device import trim_memory
@@ -27,6 +32,8 @@ from irn_cli.latent import Latent, latent_path, read_latent, write_latent
 from irn_cli.record import Record
 from irn_cli.rescale import HUGE, OnArtifact, Pixels, Rescaler
 from irn_cli.weights import DEFAULT_MODELS, find_by_hash
+
+SMALL = 1 << 19  # pixels up to which a picture is quicker done by one core than shared by several
 
 # What each becomes ----------------------------------------------------------------------------------------------------
 
@@ -58,7 +65,7 @@ class Job:
 
     source: Path
     targets: tuple[Path, ...]  # all that may be written for it
-    pixels: int = 0  # of the input, as far as known
+    pixels: int = 0  # of the large picture, made small or to be made, as far as known
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ def plan_downscale(found: Sequence[Found], outputs: Outputs, scale: int, *, keep
         _check_format(target, small=True)
         if keep_latent and target == STREAM:
             raise UsageError("--keep-latent needs a file beside which the latent can lie, not standard output")
-        plan.append(_job(one, [target, latent_path(target)] if keep_latent else [target]))
+        plan.append(_job(one, [target, latent_path(target)] if keep_latent else [target], 1))
     _check(plan)
     return plan
 
@@ -134,14 +141,14 @@ def plan_upscale(
             raise UsageError("standard output takes one picture: --samples and --spread need files")
         names = [f"_{sample + 1}" for sample in range(samples)] if samples > 1 else [""]
         targets = [target if not name else target.with_stem(target.stem + name) for name in names]
-        plan.append(_job(one, [*targets, target.with_stem(target.stem + "_spread")] if spread else targets))
+        plan.append(_job(one, [*targets, target.with_stem(target.stem + "_spread")] if spread else targets, factor))
     _check(plan)
     return plan
 
 
-def _job(found: Found, targets: list[Path]) -> Job:
+def _job(found: Found, targets: list[Path], factor: int) -> Job:
     height, width = found.header.size if found.header else (0, 0)
-    return Job(found.path, tuple(targets), height * width)
+    return Job(found.path, tuple(targets), height * width * factor**2)
 
 
 def _check_format(target: Path, *, small: bool) -> None:
@@ -216,6 +223,7 @@ class Upscaler:
     latent: Path | None = None  # instead of the one beside the picture
     spread: bool = False
     _loaded: dict[str, Rescaler] = field(default_factory=dict)
+    _loading: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, job: Job, picture: Picture, facts: dict[str, Any]) -> Iterator[tuple[Path, Content]]:
         """Yield what is to be written; facts and warnings go into `facts`."""
@@ -242,9 +250,10 @@ class Upscaler:
         if scale is None:
             raise InputError("no record of irn in it: --scale is needed to enlarge it all the same")
         source = self.model or (record.weights if record else "") or str(scale)
-        if source not in self._loaded:
-            self._loaded[source] = self.load(self.model or _weights(record, scale))
-        scaler = self._loaded[source]
+        with self._loading:
+            if source not in self._loaded:
+                self._loaded[source] = self.load(self.model or _weights(record, scale))
+            scaler = self._loaded[source]
         if scaler.scale != scale:
             raise UsageError(f"{scaler.model.name} makes pictures {scaler.scale} times larger, not {scale}")
         return scaler
@@ -281,9 +290,11 @@ def run(
     *,
     strip: bool = False,
     max_pixels: int = MAX_PIXELS,
+    at_once: int = 1,
     started: Callable[[Job], None] = lambda _: None,
+    stopped: threading.Event | None = None,
 ) -> Iterator[Outcome]:
-    """Work on one picture after another; each ends in an outcome, and none stops the others.
+    """Work on one picture after another, or several small ones at once; none stops the others.
 
     Args:
         plan: what is to be done, and outcomes that are clear already.
@@ -291,7 +302,9 @@ def run(
         outputs: what may be overwritten.
         strip: leave metadata out.
         max_pixels: refuse larger pictures.
-        started: told of each job when its turn comes.
+        at_once: how many small pictures are worked on at the same time, in threads that share torch's.
+        started: told of each job when its turn comes, by the thread that works on it.
+        stopped: set when the run ends, so that `work`, where it looks, can leave small pictures unfinished.
 
     Yields:
         An outcome for each item of the plan, in its order.
@@ -299,65 +312,85 @@ def run(
     items = [_decided(item, outputs) for item in plan]
     jobs = [item for item in items if isinstance(item, Job)]
     following = dict(itertools.pairwise(jobs))
-    line = _Line(work, outputs, strip, max_pixels)
-    ending: _Ending | None = None
+    at_once = max(min(at_once, len(jobs)), 1)
+    line = _Line(work, outputs, strip, max_pixels, at_once, started, stopped or threading.Event())
+    pending: deque[Outcome | _Ending] = deque()
     try:
         for item in items:
-            begun = None
-            if isinstance(item, Job):
-                started(item)
-                begun = line.begin(item, following.get(item))
-            if ending:
-                yield ending.outcome()
-            ending = begun
-            if isinstance(item, Outcome):
-                yield item
-            elif begun and begun.settled:  # a failure is told at once
-                yield begun.outcome()
-                ending = None
-        if ending:
-            yield ending.outcome()
+            pending.append(line.begin(item, following.get(item)) if isinstance(item, Job) else item)
+            yield from _told(pending, 4 * at_once)
+        yield from _told(pending, 0)
     finally:
         line.stop()
 
 
-class _Line:
-    """The assembly line: one thread decodes ahead, the caller's runs the network, one encodes what is done."""
+def _told(pending: "deque[Outcome | _Ending]", most: int) -> Iterator[Outcome]:
+    """The first outcomes: those that are there, and more as soon as they are, until `most` are left."""
+    while pending and (len(pending) > most or isinstance(pending[0], Outcome) or pending[0].settled):
+        first = pending.popleft()
+        yield first if isinstance(first, Outcome) else first.outcome()
 
-    def __init__(self, work: Work, outputs: Outputs, strip: bool, max_pixels: int) -> None:
+
+class _Line:
+    """The assembly line: one thread decodes ahead, the caller's runs the network, one encodes what is done.
+
+    Where several small pictures may be worked on at once, each has one thread of another pool for all but encoding.
+    """
+
+    def __init__(
+        self, work: Work, outputs: Outputs, strip: bool, max_pixels: int, at_once: int,
+        started: Callable[[Job], None], stopped: threading.Event,
+    ) -> None:  # fmt: skip
         self._work, self._outputs, self._strip, self._max_pixels = work, outputs, strip, max_pixels
+        self._at_once, self._started, self._stopped = at_once, started, stopped
         self._reader, self._writer = ThreadPoolExecutor(1, "irn-read"), ThreadPoolExecutor(1, "irn-write")
+        share = partial(torch.set_num_threads, max(torch.get_num_threads() // at_once, 1))
+        self._small = ThreadPoolExecutor(at_once, "irn-small", share)
         self._ahead: Future[Picture] | None = None
         self._last_write: Future[None] | None = None
 
     def begin(self, job: Job, following: Job | None) -> "_Ending":
-        """Do all of a job but wait for its files to be written."""
+        """Do all of a job but wait for its files to be written; a small one is only handed on."""
         begun = _Ending(job)
+        if self._is_small(job):
+            begun.running = self._small.submit(self._run, begun, lambda: self._load(job))
+            return begun
+        reading, self._ahead = self._ahead or self._reader.submit(self._load, job), None
+        self._run(begun, reading.result, following)
+        return begun
+
+    def _run(self, begun: "_Ending", load: Callable[[], Picture], following: Job | None = None) -> None:
+        begin = time.perf_counter()
+        self._started(begun.job)
         try:
-            reading, self._ahead = self._ahead or self._reader.submit(self._load, job), None
-            picture = reading.result()
+            picture = load()
             begun.facts["input_size"] = picture.size[::-1]
             alone = max(picture.pixels.size // 3, following.pixels if following else 0) > HUGE
-            if following and not alone:
+            if following and not alone and not self._is_small(following):
                 self._ahead = self._reader.submit(self._load, following)
-            for target, content in self._work(job, picture, begun.facts):
+            for target, content in self._work(begun.job, picture, begun.facts):
                 if self._outputs.skip_existing and target.exists():
                     continue
                 if self._last_write:
-                    wait([self._last_write])  # one picture waits to be written at most
+                    wait([self._last_write])  # about one picture waits to be written
                 self._last_write = self._writer.submit(self._store, target, content)
                 begun.writes.append((target, self._last_write))
                 if alone:
                     wait([self._last_write])
         except _FAILURES as error:
             begun.error = error
-        begun.facts["seconds"] = time.perf_counter() - begun.begin
-        return begun
+        begun.facts["seconds"] = time.perf_counter() - begin
+
+    def _is_small(self, job: Job) -> bool:
+        return self._at_once > 1 and 0 < job.pixels <= SMALL
 
     def stop(self) -> None:
         """Begin nothing more; what is being written is finished."""
-        for pool in (self._reader, self._writer):
+        self._stopped.set()
+        for pool in (self._reader, self._small, self._writer):
             pool.shutdown(cancel_futures=True)
+        # A thread's own setting is also what torch gives to threads that start later: put back the caller's.
+        torch.set_num_threads(torch.get_num_threads())
 
     def _load(self, job: Job) -> Picture:
         source = io.BytesIO(sys.stdin.buffer.read()) if job.source == STREAM else job.source
@@ -383,21 +416,23 @@ _FAILURES = (IrnError, MemoryError, RuntimeError)
 
 @dataclass
 class _Ending:
-    """A job whose files may still be being written."""
+    """A job that may still be being worked on, or its files written."""
 
     job: Job
     facts: dict[str, Any] = field(default_factory=dict)
     writes: list[tuple[Path, Future[None]]] = field(default_factory=list)
     error: BaseException | None = None
-    begin: float = field(default_factory=time.perf_counter)
+    running: Future[None] | None = None  # by another thread
 
     @property
     def settled(self) -> bool:
-        """Whether nothing of it is still being written."""
-        return all(future.done() for _, future in self.writes)
+        """Whether nothing of it is still being worked on or written."""
+        return (not self.running or self.running.done()) and all(future.done() for _, future in self.writes)
 
     def outcome(self) -> Outcome:
         """What became of it, once all is written."""
+        if self.running:
+            self.running.result()
         written = []
         for target, future in self.writes:
             try:

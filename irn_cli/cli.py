@@ -7,6 +7,7 @@ turns errors into exit statuses: 0 all done, 1 some input failed, 2 wrong usage,
 import math
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -30,6 +31,9 @@ _SCALES = click.Choice(["2", "4", "8"])
 
 def main() -> None:
     """Run the command line; every expected failure ends in one line on standard error."""
+    # Before torch loads: by default OpenMP's threads wait in a loop, and where other programs want the cores too, a
+    # hundred small operations then take seconds (`benchmarks/README.md`).
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         status = irn.main(standalone_mode=False)
     except click.ClickException as error:
@@ -195,7 +199,7 @@ def downscale(
     from irn_cli.rescale import Rescaler
     from irn_cli.weights import DEFAULT_MODELS, load_model
 
-    batch = _Batch(**common)
+    batch = _Batch(device=device, memory=memory, **common)
     found = batch.find()
     if model is None and (scale := scale or "4") and int(scale) not in DEFAULT_MODELS:
         raise UsageError(f"no weights for {scale}x are shipped: --model names yours")
@@ -252,7 +256,7 @@ def upscale(
         find_weights(model)  # once, not for each picture
     if latent and samples > 1:
         raise UsageError("--latent and --samples exclude each other: with the latent nothing is drawn")
-    batch = _Batch(**common)
+    batch = _Batch(device=device, memory=memory, **common)
     found = batch.find()
     if latent and len(found) != 1:
         raise UsageError(f"--latent belongs to one picture, but there are {len(found)}")
@@ -271,8 +275,12 @@ class _Batch:
     def __init__(
         self, sources: tuple[str, ...], output: str | None, files_from: str | None, zeros: bool, shard: str | None,
         strip: bool, max_pixels: int, force: bool, skip_existing: bool, as_json: bool, quiet: bool,
+        device: str, memory: str | None,
     ) -> None:  # fmt: skip
+        import torch
+
         from irn_cli.batch import Outputs
+        from irn_cli.device import resolve_device
         from irn_cli.inputs import parse_shard
 
         if not sources and not files_from:
@@ -286,6 +294,9 @@ class _Batch:
         self._shard = parse_shard(shard, os.environ) if shard else (1, 1)
         self._strip, self._max_pixels = strip, max_pixels
         self._as_json, self._quiet = as_json, quiet
+        # Small pictures have a core each; a GPU is one, and --memory is said of one picture's network.
+        self._at_once = 1 if memory or resolve_device(device).type != "cpu" else torch.get_num_threads()
+        self._stopped = threading.Event()
         self._begin = time.perf_counter()
         self._progress: BatchProgress | None = None
 
@@ -305,7 +316,9 @@ class _Batch:
         return find_pictures(self._sources, listed)
 
     def step(self, share: float) -> None:
-        """Pass on how far the network is with the picture at hand."""
+        """Pass on how far the network is with a picture; end it where the run has been interrupted."""
+        if self._stopped.is_set():
+            raise KeyboardInterrupt
         if self._progress:
             self._progress.step(share)
 
@@ -321,7 +334,7 @@ class _Batch:
         plan = share(plan, *self._shard)
         with BatchProgress(len(plan), quiet=self._quiet, as_json=self._as_json) as self._progress:
             outcomes = run(plan, work, self.outputs, strip=self._strip, max_pixels=self._max_pixels,
-                           started=self._progress.started)  # fmt: skip
+                           at_once=self._at_once, started=self._progress.started, stopped=self._stopped)  # fmt: skip
             for outcome in outcomes:
                 self._progress.ended(outcome)
             self._progress.summary(time.perf_counter() - self._begin)

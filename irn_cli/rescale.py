@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import hashlib
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -84,6 +85,7 @@ class Rescaler:
         self._sampling = resolve_precision(precision, self._device)
         self._exact: Precision = "fp32" if precision == "auto" else self._sampling
         self._engines: dict[Precision, Engine] = {}
+        self._building = threading.Lock()
 
     @property
     def scale(self) -> int:
@@ -216,9 +218,10 @@ class Rescaler:
 
     def _engine(self, exact: bool) -> Engine:
         precision = self._exact if exact else self._sampling
-        if precision not in self._engines:
-            self._engines[precision] = Engine(self.model, self._device, precision, self._memory)
-        return self._engines[precision]
+        with self._building:
+            if precision not in self._engines:
+                self._engines[precision] = Engine(self.model, self._device, precision, self._memory)
+            return self._engines[precision]
 
     def _doubts(self, picture: Picture, record: Record | None, digest: str) -> list[str]:
         """What makes a good restoration unlikely, one line each."""

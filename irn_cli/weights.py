@@ -267,7 +267,7 @@ def _build(path: Path, config: IRNConfig, state: Mapping[str, Tensor], revision:
     with torch.random.fork_rng(devices=[]):
         model = IRN(config)
     expected = model.state_dict()
-    for name in [*expected, *state]:
+    for name in {**expected, **state}:
         want = tuple(expected[name].shape) if name in expected else None
         have = tuple(state[name].shape) if name in state else None
         if want != have:

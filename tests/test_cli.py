@@ -1,5 +1,6 @@
 """The command group: version, exit statuses, and the `weights` commands."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -72,6 +73,22 @@ def test_h_works_everywhere() -> None:
         result = CliRunner().invoke(irn, [*command, "-h"])
         assert result.exit_code == 0
         assert "Example:" in result.stdout
+
+
+def test_waiting_threads_leave_the_cores_to_others() -> None:
+    code = """
+import os, sys
+from irn_cli import cli
+try:
+    cli.main()
+except SystemExit:
+    print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for given, expected in (({}, "passive False"), ({"OMP_WAIT_POLICY": "active"}, "active False")):
+        command = [sys.executable, "-c", code, "--help"]
+        done = subprocess.run(command, env=environment | given, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == expected
 
 
 @pytest.fixture
