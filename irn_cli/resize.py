@@ -65,7 +65,7 @@ def bicubic_small(pixels: NDArray[np.uint8], scale: int) -> NDArray[np.float32]:
         bottom = min(top + _BAND, height)
         first, last = max(top - 2, 0), min(bottom + 2, height)  # the stretched kernel reaches two small pixels
         rows = np.minimum(np.arange(first * scale, last * scale), pixels.shape[0] - 1)
-        band = torch.from_numpy(pixels[rows][:, columns]).permute(2, 0, 1).float()
+        band = torch.from_numpy(pixels[rows].take(columns, 1)).permute(2, 0, 1).contiguous().float()
         reduced = bicubic(band, (last - first, width))[:, top - first : bottom - first]
         small[top:bottom] = reduced.clamp(0, 255).permute(1, 2, 0).numpy()
     return small
