@@ -369,11 +369,15 @@ def _stored_record(image: Image.Image) -> tuple[Record | Restored | None, NDArra
         xmp = image.info.get("xmp") or b""
         match = _XMP_RECORD.search(xmp if isinstance(xmp, bytes) else xmp.encode())
         text = html.unescape(match[1].decode("utf-8", "replace")) if match else None
-        deflated = base64.b64decode(match[2]) if match and match[2] else None
+        try:
+            deflated = base64.b64decode(match[2]) if match and match[2] else None
+        except ValueError as error:
+            raise RecordError(f"the alpha beside the record is damaged: {error}") from error
     if not isinstance(text, str):
         return None, None
     record = from_text(text)
-    if deflated is None or not isinstance(record, Record):
+    # In another size than its record says, the picture may be anyone's: nothing large is unpacked for it.
+    if deflated is None or not isinstance(record, Record) or record.small_size != image.size[::-1]:
         return record, None
     return record, _inflate(deflated, (record.height, record.width))
 

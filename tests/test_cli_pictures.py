@@ -375,8 +375,10 @@ def test_shards_are_the_whole(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
     ended(run("downscale in --shard 3/2"), 2, told="expected a share from 1 to 2, not 3")
     ended(run("downscale in --shard two"), 2, told="expected I/N")
     ended(run("downscale in --shard slurm"), 2, told="SLURM_ARRAY_TASK_ID is not set")
-    for name, value in {"ID": "14", "MIN": "10", "STEP": "2", "COUNT": "3"}.items():
+    for name, value in {"ID": "14", "MIN": "10", "STEP": "2", "COUNT": "three"}.items():
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    ended(run("downscale in --shard slurm"), 2, told="expected whole numbers in SLURM_ARRAY_TASK_ID, ")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
     ended(run("downscale in -o slurm --shard slurm"), 0, told="in/2.png -> ")
     assert [name for name in files() if "slurm" in name] == ["slurm/2_down4.png"]
     ended(run("downscale in -o plain"), 0, told="5 done")  # Slurm's variables alone change nothing

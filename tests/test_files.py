@@ -1,5 +1,8 @@
 """Atomic writing: whole or not at all."""
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,6 +51,28 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
         target.write_text("theirs")
     assert target.read_text() == "theirs"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_where_there_are_no_hard_links_a_file_is_put_in_place_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(number: int) -> Callable[..., None]:
+        def link(*_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return link
+
+    monkeypatch.setattr(os, "link", refuse(errno.EPERM))  # what FAT says
+    with atomic_write(tmp_path / "a.txt") as stream:
+        stream.write(b"whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
+    monkeypatch.setattr(os, "link", refuse(errno.EIO))
+    with (
+        pytest.raises(OutputError, match=r"cannot write .*b\.txt: Input/output error"),
+        atomic_write(tmp_path / "b.txt"),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

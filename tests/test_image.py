@@ -2,8 +2,12 @@
 
 import base64
 import dataclasses
+import html
 import io
+import struct
+import tracemalloc
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from irn_cli.errors import InputError, OutputError, UsageError
 from irn_cli.image import Picture, peek, read, write
-from irn_cli.record import Record, Restored, hash_pixels
+from irn_cli.record import Record, Restored, hash_pixels, to_text
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = (
@@ -143,8 +147,6 @@ def test_grey_is_grey_with_three_equal_channels(tmp_path: Path, mode: str) -> No
 
 def png_of_16_bits(path: Path, color_type: int, channels: int) -> None:
     """Pillow does not write 16-bit colour: the chunks by hand."""
-    import struct
-    import zlib
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -329,7 +331,11 @@ def test_animations_are_refused(tmp_path: Path, suffix: str) -> None:
 
 
 def test_large_pictures_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
-    Image.new("L", (30000, 30000)).save(tmp_path / "bomb.png")
+    Image.new("L", (1, 1)).save(tmp_path / "bomb.png")
+    data = bytearray((tmp_path / "bomb.png").read_bytes())
+    data[16:24] = struct.pack(">II", 30_000, 30_000)  # in the header, whose checksum follows
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    (tmp_path / "bomb.png").write_bytes(data)
     with pytest.raises(InputError, match=r"30000x30000 is 900,000,000 pixels, the limit is 500,000,000 \("):
         read(tmp_path / "bomb.png")
     assert peek(tmp_path / "bomb.png").size == (30000, 30000)
@@ -367,16 +373,41 @@ def test_a_damaged_record_is_a_warning_not_a_loss(tmp_path: Path) -> None:
     picture = read(tmp_path / "a.png")
     assert picture.record is None
     assert "unknown kind" in picture.warnings[0]
+    assert peek(tmp_path / "a.png").record is None
 
 
-def test_a_damaged_full_alpha_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("alpha", [b"nonsense", zlib.compress(bytes(32 * 32 - 1)), zlib.compress(bytes(32 * 32 + 1))])
+def test_a_damaged_full_alpha_is_told(tmp_path: Path, alpha: bytes) -> None:
     chunks = PngImagePlugin.PngInfo()
-    from irn_cli.record import to_text
-
     chunks.add_text("irn", to_text(record_of(noise(8, 8))))
-    chunks.add(b"irNa", b"nonsense")
+    chunks.add(b"irNa", alpha)
     Image.fromarray(noise(8, 8)).save(tmp_path / "a.png", pnginfo=chunks)
     assert "alpha beside the record is damaged" in read(tmp_path / "a.png").warnings[0]
+
+
+def test_a_damaged_full_alpha_in_xmp_is_told(tmp_path: Path) -> None:
+    record = html.escape(to_text(record_of(noise(8, 8))), quote=False)
+    xmp = (
+        '<rdf:Description rdf:about="" xmlns:irn="urn:irn-cli:record">'
+        f"<irn:record>{record}</irn:record><irn:alpha>A</irn:alpha></rdf:Description>"
+    )
+    Image.fromarray(noise(8, 8)).save(tmp_path / "a.webp", lossless=True, xmp=xmp.encode())
+    picture = read(tmp_path / "a.webp")
+    assert np.array_equal(picture.pixels, noise(8, 8))
+    assert "alpha beside the record is damaged" in picture.warnings[0]
+
+
+def test_nothing_large_is_unpacked_into_a_picture_of_another_size(tmp_path: Path) -> None:
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("irn", to_text(record_of(noise(8, 8), width=20_000, height=20_000)))
+    chunks.add(b"irNa", zlib.compress(bytes(20_000 * 20_000), 1))
+    Image.fromarray(noise(8, 8)).save(tmp_path / "a.png", pnginfo=chunks)
+    tracemalloc.start()
+    picture = read(tmp_path / "a.png")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert picture.full_alpha is None
+    assert most < 20e6
 
 
 def test_streams_are_read_and_written() -> None:
