@@ -473,7 +473,7 @@ def weights_show(name: str) -> None:
         **info.notes,
     }
     for key, value in fields.items():
-        click.echo(f"{key + ':':<12} {value}")
+        click.echo(f"{key + ':':<15} {value}")
 
 
 @weights.command("import")

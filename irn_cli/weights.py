@@ -123,7 +123,7 @@ def read_info(path: str | os.PathLike[str]) -> WeightsInfo:
             config=IRNConfig(**config),
             revision=header["revision"],
             hash=header["hash"],
-            notes={key: value for key, value in header.items() if key not in _OWN_FIELDS},
+            notes={key: header[key] for key in sorted(header) if key not in _OWN_FIELDS},  # as read, in no order
         )
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path} has a damaged header: {error}") from error

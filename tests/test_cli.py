@@ -95,7 +95,7 @@ except SystemExit:
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable[..., IRN]) -> Path:
     """A directory with one model, `tiny`, where names are looked up first."""
     monkeypatch.setenv("IRN_WEIGHTS", str(tmp_path))
-    save_model(tmp_path / "tiny.safetensors", tiny_model(2), notes={"licence": "CC0"})
+    save_model(tmp_path / "tiny.safetensors", tiny_model(2), notes={"licence": "CC0"} | dict.fromkeys("fcbead", "x"))
     return tmp_path
 
 
@@ -104,8 +104,9 @@ def test_weights_list_and_show(shelf: Path) -> None:
     info = read_info(shelf / "tiny.safetensors")
     assert listed[0].split() == ["tiny", "2x", "revision", "1", info.hash[:12], str(info.path)]
     shown = CliRunner().invoke(irn, ["weights", "show", "tiny"]).stdout
-    assert "network:     2 blocks, growth 8, clamp 1\n" in shown
-    assert "licence:     CC0\n" in shown
+    assert "network:        2 blocks, growth 8, clamp 1\n" in shown
+    assert "licence:        CC0\n" in shown
+    assert [line[0] for line in shown.splitlines() if line.endswith(" x")] == list("abcdef")
     assert str(shelf / "tiny.safetensors") in shown
 
 
