@@ -103,7 +103,8 @@ class InvBlock(nn.Module):
         s  = c tanh(H(y1) / 2)                  x2 = (y2 - G(y1)) exp(-s)
         y2 = x2 exp(s) + G(y1)                  x1 = y1 - F(x2)
 
-    The paper writes s as c (2 sigmoid(H) - 1), which is the same number; tanh loses no digits near zero.
+    F, G and H, as the authors' checkpoints call them, are the paper's phi, eta and rho. The authors compute s as
+    c (2 sigmoid(H) - 1), which is the same number; tanh loses no digits near zero.
     """
 
     def __init__(self, channels: int, growth: int, clamp: float) -> None:
