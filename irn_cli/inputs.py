@@ -48,6 +48,8 @@ def find_pictures(sources: Sequence[str], listed: Iterable[str] = ()) -> list[Fo
             found.update(_in_directory(path))
         elif _WILDCARDS & set(source):
             found.update(_by_pattern(path))
+        elif path.exists():
+            raise InputError(f"{source} is neither a file nor a directory; - reads standard input")
         else:
             raise InputError(f"no such file or directory: {source}")
     named.extend(map(Path, listed))

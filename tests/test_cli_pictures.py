@@ -416,6 +416,8 @@ def test_odd_sizes(run: Run, shape: tuple[int, int], small: tuple[int, int]) -> 
 def test_what_is_not_there(run: Run) -> None:
     Path("empty").mkdir()
     ended(run("downscale none.png"), 1, told="no such file or directory: none.png")
+    os.mkfifo("pipe")
+    ended(run("downscale pipe"), 1, told="pipe is neither a file nor a directory")
     ended(run("downscale empty"), 1, told="no pictures in empty")
     ended(run(["downscale", "*.jpg"]), 1, told="no file matches *.jpg")
     ended(run("downscale --files-from none"), 1, told="cannot read none")
