@@ -199,8 +199,10 @@ def _line(event: Event, recipe: Recipe) -> str:
     match event:
         case Logged(step, row, progress, left):
             skipped = f"  skipped {row['skipped']:.0f}" if row["skipped"] else ""
+            loss = f"loss {row['loss']:.1f}  " if "loss" in row else ""  # none while the discriminator learns alone
+            loss += f"discriminator {row['discriminator']:.3f}  " if "discriminator" in row else ""
             return (
-                f"step {step:,} ({progress:.1%})  loss {row['loss']:.1f}  lr {row['lr']:.2e}  "
+                f"step {step:,} ({progress:.1%})  {loss}lr {row['lr']:.2e}  "
                 f"{row['ms_per_step']:.0f} ms/step{skipped}  {_duration(left)} left"
             )
         case Validated(step, _, failures, _):

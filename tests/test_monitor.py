@@ -67,6 +67,16 @@ def test_without_a_terminal_there_is_a_line_an_event(tmp_path: Path) -> None:
     assert lines[5] == "ended at step 6,000: the time is up"
 
 
+def test_the_discriminators_loss_is_shown_and_is_not_the_runs(tmp_path: Path) -> None:
+    console = plain_console()
+    alone = logged(10, discriminator=1.25)
+    alone = replace(alone, row={name: value for name, value in alone.row.items() if name != "loss"})
+    follow([alone, logged(20, discriminator=0.5)], tmp_path, RECIPE, console)
+    first, second = text(console).splitlines()
+    assert first.startswith("step 10 (0.1%)  discriminator 1.250  lr")
+    assert second.startswith("step 20 (0.2%)  loss 61.7  discriminator 0.500  lr")
+
+
 def test_quiet_shows_only_what_went_wrong(tmp_path: Path) -> None:
     console = plain_console()
     follow(EVENTS, tmp_path, RECIPE, console, quiet=True)

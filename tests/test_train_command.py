@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from safetensors.torch import save_file
 
 from irn_cli.cli import irn
 from irn_cli.errors import IrnError, UsageError
@@ -18,6 +19,7 @@ from irn_cli.train.checkpoint import load_checkpoint
 from irn_cli.train.job import parse_duration
 from irn_cli.weights import load_model, read_info, save_model
 from tests.conftest import make_tiny_model
+from tests.test_train_losses import vgg_tensors
 
 ROOT = Path(__file__).parents[1]
 PHOTOS = ROOT / "examples" / "photos"
@@ -112,6 +114,27 @@ def test_bad_input_is_told_in_one_line(train: Train, tmp_path: Path, arguments: 
     assert message in str(result.exception)
     assert "\n" not in str(result.exception)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_second_stage_resumes_with_the_features_it_had(train: Train, tmp_path: Path) -> None:
+    save_model(tmp_path / "x2.safetensors", make_tiny_model(2))
+    save_file(vgg_tensors(), tmp_path / "vgg.safetensors")
+    (tmp_path / "tiny.toml").write_text(
+        "discriminator_alone = 1\niterations = 2\nlog_every = 1\nvalidate_every = 100\n"
+    )
+    common = [*COMMON, "-o", "run", "--vgg", "vgg.safetensors"]
+    start = ["--recipe", "irn-plus", "--init", "x2.safetensors", "--vgg-input", "oxford", "--stop-after", "2"]
+    result = train(*common, *start)
+    assert result.exception is None, result.exception
+    assert "discriminator" in result.stderr
+    assert read_info(tmp_path / "run" / "weights.safetensors").notes["vgg_input"] == "oxford"
+    assert "of oxford input: give --vgg-input oxford" in str(train(*common, "--resume").exception)
+    result = train(*common, "--resume", "--vgg-input", "oxford")
+    assert result.exception is None, result.exception
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "grad_norm" in row]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert ["perceptual" in row for row in rows] == ["loss" in row for row in rows] == [False, True, True]
 
 
 def test_a_run_is_not_overwritten_by_mistake(train: Train, tmp_path: Path) -> None:

@@ -12,21 +12,28 @@ from safetensors.torch import load_file
 from irn_cli.errors import UsageError
 from irn_cli.train.checkpoint import load_checkpoint
 from irn_cli.train.step import Step
-from tests.test_train_step import make_step
+from tests.test_train_step import make_second_stage, make_step
 
 ROOT = Path(__file__).parents[1]
 WORKER = """
 import sys
 from safetensors.torch import save_file
 from irn_cli.train.job import processes
-from tests.test_train_processes import two_steps
-from tests.test_train_step import make_step
+from tests.test_train_processes import discriminator_gradient, two_steps
+from tests.test_train_step import make_second_stage, make_step
 
 with processes("cpu"):
-    step = make_step(sys.argv[1], grain=0.5, recompute=sys.argv[2] == "recompute")
-    step._prepare(0)
-    assert step.processes == 2 and len(step.batch()[0]) == 2
-    save_file(two_steps(step), f"{sys.argv[3]}/{step.process}.safetensors")
+    for kind in ("keep", "recompute"):
+        step = make_step(grain=0.5, recompute=kind == "recompute")
+        step._prepare(0)
+        assert step.processes == 2 and len(step.batch()[0]) == 2
+        save_file(two_steps(step), f"{kind}{step.process}.safetensors")
+    step = make_second_stage(discriminator_alone=1)
+    step.run(0, 1e-3)
+    gradient = discriminator_gradient(step)
+    step.run(1, 1e-3)
+    tensors = {name: value.contiguous() for name, value in step.state().items()}
+    save_file({**tensors, "gradient": gradient}, f"plus{step.process}.safetensors")
 """
 
 
@@ -47,17 +54,47 @@ def torchrun(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200)
 
 
-@pytest.mark.parametrize("lean", ["keep", "recompute"])
-def test_two_processes_gradient_is_that_of_one_on_the_joint_batch(tmp_path: Path, lean: str) -> None:
-    (tmp_path / "worker.py").write_text(WORKER)
-    done = torchrun("worker.py", "fp32", lean, str(tmp_path), cwd=tmp_path)
+def discriminator_gradient(step: Step) -> torch.Tensor:
+    assert step.adversary is not None
+    return torch.cat([weight.grad.flatten() for weight in step.adversary.weights if weight.grad is not None])
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes leave of a few steps of either stage."""
+    directory = tmp_path_factory.mktemp("processes")
+    (directory / "worker.py").write_text(WORKER)
+    done = torchrun("worker.py", cwd=directory)
     assert done.returncode == 0, done.stderr
+    return directory
+
+
+@pytest.mark.parametrize("lean", ["keep", "recompute"])
+def test_two_processes_gradient_is_that_of_one_on_the_joint_batch(results: Path, lean: str) -> None:
     alone = two_steps(make_step(grain=0.5))
-    first, second = (load_file(tmp_path / f"{process}.safetensors") for process in (0, 1))
+    first, second = (load_file(results / f"{lean}{process}.safetensors") for process in (0, 1))
     assert torch.equal(first["weights"], second["weights"])
     error = (first["gradient"] - alone["gradient"]).norm() / alone["gradient"].norm()
     assert error < 1e-5
     assert first["loss"].item() == pytest.approx(alone["loss"].item(), rel=1e-6)
+
+
+def test_the_second_stages_discriminator_learns_from_both_shares(results: Path) -> None:
+    first, second = (load_file(results / f"plus{process}.safetensors") for process in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    step = make_second_stage()
+    step._prepare(0)
+    x, _, drawn = step.batch()
+    with torch.no_grad():
+        _, _, restored = step.passes(x, drawn)
+    halves = []
+    for share in (slice(0, 2), slice(2, 4)):
+        assert step.adversary is not None
+        step.adversary.learn(x[share], restored[share], torch.ones(()))  # 1: nothing is learnt yet
+        halves.append(discriminator_gradient(step))
+    torch.testing.assert_close(first["gradient"], sum(halves) / 2, rtol=1e-4, atol=1e-6)
+    name = "weights/operations.1.F.conv1.weight"
+    assert not torch.equal(first[name], step.state()[name])  # and then the generator learnt too
 
 
 def test_irn_train_runs_under_torchrun(tmp_path: Path) -> None:
@@ -80,5 +117,3 @@ def test_what_cannot_be_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
     with pytest.raises(UsageError, match="a batch of 4 cannot be split evenly over 3 processes"):
         make_step()
-    with pytest.raises(UsageError, match="stage irn-plus runs in one process"):
-        make_step(batch=3, stage="irn-plus")

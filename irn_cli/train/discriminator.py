@@ -4,6 +4,7 @@ Source: the appendix of Xiao et al., "Invertible Image Rescaling" (2020). The au
 """
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
@@ -74,6 +75,9 @@ class Adversary:
     def learn(self, x: Tensor, restored: Tensor, bad: Tensor) -> tuple[Tensor, Tensor]:
         """Take one step of the discriminator, unless it or `bad` (0 or 1) says that something is not finite.
 
+        Under torchrun the processes learn from the mean of their gradients; each normalises by its own share of the
+        batch, so that unlike stage 1's, the result is not quite that of one process.
+
         Returns:
             Its loss and its gradient's norm.
         """
@@ -82,7 +86,12 @@ class Adversary:
         torch._foreach_zero_(gradients)
         loss = losses.discrimination(self.network(x), self.network(restored.detach()))
         loss.backward()  # type: ignore[no-untyped-call]
+        loss = loss.detach()
+        if dist.is_initialized():
+            for tensor in (loss, *gradients):
+                dist.all_reduce(tensor)
+                tensor /= dist.get_world_size()
         norm = torch.nn.utils.get_total_norm(gradients)
         self.optimiser.found_inf = torch.where(torch.isfinite(loss) & torch.isfinite(norm), bad, 1.0)  # type: ignore[attr-defined]
         self.optimiser.step()
-        return loss.detach(), norm
+        return loss, norm

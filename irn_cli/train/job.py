@@ -115,7 +115,7 @@ def prepare(request: Request) -> Job:
     checkpoint, model, recipe, run = _what_to_train(request)
     device = resolve_device(request.device)
     precision = resolve_precision(request.precision, device)
-    features = _features(request, recipe)
+    features = _features(request, recipe, checkpoint)
     training, validation = _pictures(request, recipe)
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     limit = (parse_memory(request.memory) if request.memory else physical_memory() // 3) // sharing
@@ -168,7 +168,7 @@ def _what_to_train(request: Request) -> tuple[Checkpoint | None, IRN, Recipe, Pa
     return None, model, recipe, run
 
 
-def _features(request: Request, recipe: Recipe) -> VGGFeatures | None:
+def _features(request: Request, recipe: Recipe, checkpoint: Checkpoint | None) -> VGGFeatures | None:
     """What the perceptual term compares, where the recipe has one."""
     if recipe.stage != "irn-plus" or not recipe.perceptual:
         return None
@@ -177,6 +177,9 @@ def _features(request: Request, recipe: Recipe) -> VGGFeatures | None:
             "this recipe compares VGG19 features: give their file (--vgg), for example torchvision's from "
             "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth, or set perceptual = 0 in --config"
         )
+    before = request.vgg_input if checkpoint is None else checkpoint.notes.get("vgg_input", request.vgg_input)
+    if before != request.vgg_input:
+        raise UsageError(f"the run's VGG19 features are of {before} input: give --vgg-input {before}")
     return VGGFeatures(request.vgg, request.vgg_input, recipe.feature_scale)
 
 
@@ -213,6 +216,8 @@ def _notes(request: Request, model: IRN, recipe: Recipe, pictures: Pictures, ste
         "hardware": f"{_hardware(step.device)}, {step.precision}",
         "software": f"torch {torch.__version__}, Python {platform.python_version()}",
     }
+    if recipe.stage == "irn-plus" and recipe.perceptual:
+        notes["vgg_input"] = request.vgg_input
     if request.init:
         notes["init"] = f"{model.name} revision {model.revision}, {weights_hash(model.state_dict())[:12]}"
     return notes

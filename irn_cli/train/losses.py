@@ -19,6 +19,8 @@ _VGG19 = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, 256, "pool", 512, 512
 
 VGGInput = Literal["torchvision", "oxford"]
 
+_DEVIATION = (0.229, 0.224, 0.225)  # what torchvision's weights have their input divided by
+
 
 def charbonnier(a: Tensor, b: Tensor) -> Tensor:
     """Sum of sqrt((a - b)^2 + 1e-6), mean over the batch: an absolute difference that is smooth at zero."""
@@ -60,7 +62,12 @@ def perceptual(features: Tensor, restored: Tensor) -> Tensor:
 
 
 class VGGFeatures(nn.Module):
-    """VGG19 up to conv5_4, before its ReLU; frozen. (B, 3, H, W) in [0, 1] -> (B, 512, H/16, W/16), times `scale`."""
+    """VGG19 up to conv5_4, before its ReLU; frozen. (B, 3, H, W) in [0, 1] -> (B, 512, H/16, W/16), times `scale`.
+
+    The authors' code compares torchvision's features as they are. Oxford's weights see the same picture some 58 times
+    as large, in levels instead of standard deviations, and nearly so much larger are their features: they are divided
+    by it, so that a loss weight means the same with either file.
+    """
 
     mean: Tensor
     deviation: Tensor
@@ -96,11 +103,12 @@ class VGGFeatures(nn.Module):
                     f"found {found}"
                 )
         self.layers.load_state_dict({name: state[name].float() for name in wanted}, assign=True)
-        self.picture, self.scale = picture, scale
         levels = picture == "oxford"
+        self.picture = picture
+        self.scale = scale / (255 * sum(_DEVIATION) / 3) if levels else scale
         mean = [103.939, 116.779, 123.68] if levels else [0.485, 0.456, 0.406]
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer("deviation", torch.tensor([1.0] * 3 if levels else [0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+        self.register_buffer("deviation", torch.tensor([1.0] * 3 if levels else _DEVIATION).view(1, 3, 1, 1))
         self.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class Recipe:
     guide: float
     distribution: float  # stage irn: sum(z^2); stage irn-plus: the adversarial term
     perceptual: float  # stage irn-plus only
-    feature_scale: float  # VGG features are multiplied by this before they are compared
+    feature_scale: float  # VGG features, of torchvision's size, are multiplied by this before they are compared
     # Adam.
     lr: float  # peak learning rate
     beta1: float

@@ -87,8 +87,6 @@ class Step:
         self.process = dist.get_rank() if dist.is_initialized() else 0
         if recipe.batch % self.processes:
             raise UsageError(f"a batch of {recipe.batch} cannot be split evenly over {self.processes} processes")
-        if recipe.stage == "irn-plus" and self.processes > 1:
-            raise UsageError("stage irn-plus runs in one process: start it without torchrun")
 
         self.master = model.to(device, memory_format=torch.channels_last).train().requires_grad_(True)  # type: ignore[call-overload]
         self.working = self.master
@@ -319,7 +317,7 @@ class Step:
             self._refresh()
             _, _, restored = self.passes(x, drawn)
         loss, norm = self.adversary.learn(x, restored, torch.zeros((), device=self.device))
-        self.shown = {"loss": loss, "discriminator": loss, "grad_norm": norm}
+        self.shown = {"discriminator": loss, "grad_norm": norm}
 
     def _refresh(self) -> None:
         """Cast the masters into the working copy: once a step, for both passes."""

@@ -29,7 +29,7 @@ class Logged:
     """A row of the log."""
 
     step: int
-    row: Mapping[str, float]  # loss, its terms, grad_norm, skipped, lr, ms_per_step, elapsed
+    row: Mapping[str, float]  # loss, its terms, discriminator, grad_norm, skipped, lr, ms_per_step, elapsed
     progress: float  # of the run, 0 to 1
     left: float  # seconds of work until it ends, as far as can be told
 
@@ -143,6 +143,7 @@ def train(  # noqa: C901  # one loop that is read from top to bottom
     good, tries = _snapshot(step), 0
     timed = recipe.horizon == "time" and limits.seconds is not None
     clock, marked, since = Clock(), counters.step, 0.0
+    latest: Validated | None = None
 
     while (reason := _reason_to_stop(step, limits, counters.step - first.step, counters, spent, interrupted)) is None:
         begin = counters.step
@@ -182,16 +183,18 @@ def train(  # noqa: C901  # one loop that is read from top to bottom
                 _save(step, run, counters, notes)
                 yield Saved(end)
         if validation is not None and step.process == 0 and end % recipe.validate_every == 0:
-            yield from _validate(step, end, validation, interrupted)
+            for latest in _validate(step, end, validation, interrupted):
+                yield latest
         spent += step.agree(clock.lap())
 
     if step.process == 0:
         _save(step, run, counters, notes)
         yield Saved(counters.step)
-        if validation is not None and reason != "interrupted":
-            for event in _validate(step, counters.step, validation, interrupted):
-                _export(step, run, counters, {**notes, **_as_notes(event.summary)})
-                yield event
+        if validation is not None and reason != "interrupted" and (latest is None or latest.step != counters.step):
+            for latest in _validate(step, counters.step, validation, interrupted):
+                yield latest
+        if latest is not None and latest.step == counters.step:
+            _export(step, run, counters, {**notes, **_as_notes(latest.summary)})
     yield Ended(counters.step, reason)
 
 
