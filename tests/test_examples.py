@@ -1,4 +1,4 @@
-"""The shell scripts that people copy run as they stand."""
+"""The shell scripts and the README's first command, which people copy, run as they stand."""
 
 import os
 import subprocess
@@ -76,3 +76,17 @@ def test_slurm(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
     script("slurm.sh", "photos", "small")
     assert made("small") == ["one_down4.png"]
+
+
+@pytest.mark.usefixtures("script")
+def test_the_readmes_first_command_adds_nothing_to_the_photos() -> None:
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    (line,) = (line for line in readme.splitlines() if line.startswith("python3 -m venv"))
+    _, _, *commands = line.replace(".venv/bin/", "").split(" && ")  # less making the environment
+    Path("examples/photos").mkdir(parents=True)
+    Path("photos/one.png").rename("examples/photos/coffee.png")
+    done = subprocess.run(["bash", "-c", " && ".join(commands)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert " dB Y" in done.stderr
+    assert made("examples") == ["photos/coffee.png"]
+    assert Path("coffee_up4.png").is_file()
