@@ -32,9 +32,6 @@ _SCALES = click.Choice(["2", "4", "8"])
 
 def main() -> None:
     """Run the command line; every expected failure ends in one line on standard error."""
-    # Before torch loads: by default OpenMP's threads wait in a loop, and where other programs want the cores too, a
-    # hundred small operations then take seconds (`benchmarks/README.md`).
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         status = irn.main(standalone_mode=False)
     except click.ClickException as error:
@@ -197,6 +194,7 @@ def downscale(
       irn downscale photo.jpg              # writes photo_down4.png
       irn downscale photos -o small        # mirrors the tree of photos under small
     """
+    _wait_asleep()
     from irn_cli.batch import Downscaler, plan_downscale
     from irn_cli.rescale import Rescaler
     from irn_cli.weights import DEFAULT_MODELS, load_model
@@ -248,6 +246,7 @@ def upscale(
       irn upscale photo_down4.png              # writes photo_up4.png
       irn upscale small -o large --samples 3   # three restorations of each picture
     """
+    _wait_asleep()
     from irn_cli.batch import Upscaler, plan_upscale
     from irn_cli.rescale import Rescaler
     from irn_cli.weights import find_weights, load_model
@@ -269,6 +268,15 @@ def upscale(
         return Rescaler(load_model(source), device, precision, memory, batch.step)
 
     return batch.run(plan, Upscaler(load, model, factor, samples, seed, temperature, latent, spread))
+
+
+def _wait_asleep() -> None:
+    """Let OpenMP's threads sleep between operations; heeded where torch loads after this.
+
+    By default they wait in a loop, which pays in training. Pictures are shared out to threads of our own, and the few
+    operations around them would take many times as long where other programs want the cores (`benchmarks/README.md`).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 class _Batch:

@@ -50,6 +50,8 @@ class Rescaler:
 
         small picture + z (kept, or drawn from N(0, T^2)) -> upscale -> crop to the recorded size -> round -> picture
 
+    On the CPU, and without a limit of memory, several threads may use it at once.
+
     Attributes:
         model: the network.
         hash: its weights' hash, which small pictures remember.

@@ -18,9 +18,9 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True)
 def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test sees the user's own weights or caches, or another terminal than one of 100 columns."""
+    """No test sees the user's own weights, caches or settings, or another terminal than one of 100 columns."""
     home = tmp_path_factory.mktemp("home")
-    for name in [name for name in os.environ if name.startswith(("IRN_W", "SLURM_"))]:
+    for name in [name for name in os.environ if name.startswith(("IRN_W", "SLURM_", "OMP_W"))]:
         monkeypatch.delenv(name)
     for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(home / name))
