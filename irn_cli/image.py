@@ -112,6 +112,8 @@ def read(source: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIX
 def peek(source: str | os.PathLike[str] | BinaryIO) -> Header:
     """Read what a picture's file says before its pixels: cheap even for a huge one.
 
+    A record that another program has moved behind a PNG's pixels only `read` finds.
+
     Raises:
         InputError: no such file, or not a picture.
     """
