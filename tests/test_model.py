@@ -138,5 +138,23 @@ def test_configurations_that_cannot_be(settings: dict[str, object]) -> None:
         IRNConfig(**settings)  # type: ignore[arg-type]
 
 
+def test_in_bfloat16_a_picture_is_read_more_finely_than_bfloat16_is() -> None:
+    """A block that gives 16 (x - 0.75), of a picture a fraction of bfloat16's step (1/256) above 0.75."""
+    block = DenseBlock(3, 1, 4)
+    with torch.no_grad():
+        block.conv5.weight[0, 0, 1, 1] = 16  # type: ignore[index, union-attr]
+        block.conv5.bias[0] = -12  # type: ignore[index, operator]
+    block.to(torch.bfloat16)
+    x = torch.full((1, 3, 4, 4), 0.75 + 1 / 800).requires_grad_(True)
+    result = block(x)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, torch.full((1, 1, 4, 4), 16 / 800), rtol=0.01, atol=0)
+    result.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad[0, 0], torch.full((4, 4), 16.0))
+    gradient = block.conv5.weight.grad[0, 0, 1, 1]  # type: ignore[index, union-attr]
+    assert gradient.item() == pytest.approx(16 * (0.75 + 1 / 800), rel=0.004)
+
+
 def test_dense_block_sees_all_that_came_before() -> None:
     assert [conv.in_channels for conv in DenseBlock(2, 3, 4).children()] == [2, 6, 10, 14, 18]  # type: ignore[misc]

@@ -22,7 +22,7 @@ from irn_cli.train.checkpoint import load_checkpoint
 from irn_cli.train.step import Step
 from irn_cli.train.trainer import Clock, Ended, Event, Limits, Logged, Saved, SetBack, Validated, train
 from irn_cli.weights import load_model, read_info
-from tests.test_train_step import copies, make_step, poison, same
+from tests.test_train_step import copies, make_second_stage, make_step, poison, same
 
 QUICK = {"log_every": 1, "save_every": 2, "validate_every": 100, "grain": 0.5, "jump_after": 1, "iterations": 6}
 
@@ -41,16 +41,19 @@ def photo(tmp_path: Path) -> DataSet:
     return find_data_set(directory)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_six_steps_are_three_and_three(tmp_path: Path, precision: str) -> None:
-    whole = make_step(precision, **QUICK)
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "irn-plus"])
+def test_six_steps_are_three_and_three(tmp_path: Path, kind: str) -> None:
+    def fresh() -> Step:
+        return make_second_stage(**{**QUICK, "iterations": 4}) if kind == "irn-plus" else make_step(kind, **QUICK)
+
+    whole = fresh()
     events = run(whole, tmp_path / "whole")
     assert isinstance(events[-1], Ended)
     assert (events[-1].step, events[-1].reason) == (6, "finished")
 
-    events = run(make_step(precision, **QUICK), tmp_path / "parts", limits=Limits(steps=3))
+    events = run(fresh(), tmp_path / "parts", limits=Limits(steps=3))
     assert (events[-1].step, events[-1].reason) == (3, "steps")  # type: ignore[union-attr]
-    second = make_step(precision, **QUICK)
+    second = fresh()
     events += run(second, tmp_path / "parts", checkpoint=load_checkpoint(tmp_path / "parts"))
     assert same(copies(whole), copies(second))
     one, two = (load_checkpoint(tmp_path / name) for name in ("whole", "parts"))
