@@ -25,8 +25,9 @@ import torch
 from numpy.typing import NDArray
 
 from irn_cli.device import trim_memory
-from irn_cli.errors import InputError, IrnError, UsageError
-from irn_cli.image import MAX_PIXELS, Picture, output_format, read, write
+from irn_cli.errors import InputError, IrnError, OutputError, UsageError
+from irn_cli.files import require_writable
+from irn_cli.image import MAX_PIXELS, SUFFIXES, Picture, output_format, read, write
 from irn_cli.inputs import STREAM, Found
 from irn_cli.latent import Latent, latent_path, read_latent, write_latent
 from irn_cli.record import Record
@@ -54,6 +55,8 @@ class Outputs:
         """Where the result of one input goes; `name` is what it is called by default."""
         if self.output is None:
             return STREAM if found.path == STREAM else found.path.with_name(name)
+        if many and Path(self.output).suffix.lower() in SUFFIXES and not Path(self.output).is_dir():
+            raise UsageError(f"-o {self.output} names one file, for a folder or several inputs: expected a directory")
         if many or self.output.endswith(os.sep) or Path(self.output).is_dir():
             return Path(self.output) / found.place / name
         return Path(self.output)
@@ -169,7 +172,10 @@ def _check(plan: Sequence[Job | Outcome]) -> None:
             if where in sources and target != STREAM:
                 raise UsageError(f"{job.source} would be written over the input {target}")
             if where in makers:
-                raise UsageError(f"{makers[where]} and {job.source} would both be written to {target}")
+                raise UsageError(
+                    f"{makers[where]} and {job.source} would both be written to {target}; do them one after the other, "
+                    "with another -o"
+                )
             makers[where] = job.source
 
 
@@ -449,13 +455,19 @@ class _Ending:
 
 
 def _decided(item: Job | Outcome, outputs: Outputs) -> Job | Outcome:
-    """A job, or its outcome where what it would write is there already."""
-    if isinstance(item, Outcome) or outputs.force:
+    """A job, or its outcome where what it would write is there already, or cannot be written."""
+    if isinstance(item, Outcome):
         return item
-    there = [target for target in item.targets if target != STREAM and os.path.lexists(target)]
-    if outputs.skip_existing:
-        done = len(there) == len(item.targets)
-        return Outcome(item.source, "skipped", reason=f"{there[0]} exists already") if done else item
-    if there:
-        return Outcome(item.source, "failed", reason=f"{there[0]} exists already (--force replaces it)")
+    targets = [target for target in item.targets if target != STREAM]
+    there = [target for target in targets if os.path.lexists(target)]
+    if outputs.skip_existing and len(there) == len(item.targets):
+        return Outcome(item.source, "skipped", reason=f"{there[0]} exists already")
+    if there and not outputs.force and not outputs.skip_existing:
+        told = f"{there[0]} exists already (--force replaces it, --skip-existing passes over it)"
+        return Outcome(item.source, "failed", reason=told)
+    try:
+        for target in targets:
+            require_writable(target, overwrite=True)
+    except OutputError as error:
+        return Outcome(item.source, "failed", reason=str(error))
     return item

@@ -21,6 +21,7 @@ from irn_cli.errors import IrnError, one_line
 from irn_cli.image import read, write
 from irn_cli.model import IRN
 from irn_cli.record import Record, Restored
+from irn_cli.rescale import Rescaler
 from irn_cli.weights import save_model
 from tests.test_rescale import photo_like
 
@@ -311,6 +312,7 @@ def test_collisions_are_seen_before_anything_runs(run: Run) -> None:
     ended(run("downscale in"), 2, told="in/a.jpg and in/a.png would both be written to in/a_down4.png")
     photo("b.png")
     ended(run("downscale b.png -o b.png --force"), 2, told="b.png would be written over the input b.png")
+    ended(run("downscale in -o small.png"), 2, told="-o small.png names one file, for a folder or several inputs")
     assert files() == ["b.png", "in/a.jpg", "in/a.png"]
 
 
@@ -319,7 +321,7 @@ def test_nothing_is_overwritten_unless_forced(run: Run) -> None:
     photo("in/b.png", seed=1)
     Path("out").mkdir()
     Path("out/a_down4.png").write_bytes(b"precious")
-    result = ended(run("downscale in -o out"), 1, told="failed: out/a_down4.png exists already (--force replaces it)")
+    result = ended(run("downscale in -o out"), 1, told="failed: out/a_down4.png exists already (--force replaces it, ")
     assert "in/b.png -> out/b_down4.png" in result.stderr
     assert "1 done, 1 failed" in result.stderr
     ended(run("downscale in -o out --skip-existing"), 0, told="2 skipped")
@@ -329,6 +331,16 @@ def test_nothing_is_overwritten_unless_forced(run: Run) -> None:
     ended(run("downscale in --force --skip-existing"), 2, told="exclude each other")
     Path("in/a_down4.png").write_bytes(b"precious")
     ended(run("downscale in --force"), 2, told="in/a.png would be written over the input in/a_down4.png")
+
+
+def test_what_cannot_be_written_is_told_before_the_network_runs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo("a.png")
+    Path("taken").write_text("a file")
+    monkeypatch.setattr(Rescaler, "downscale", lambda *_, **__: pytest.fail("this would have been minutes of work"))
+    ended(run("downscale a.png -o taken/a_down4.png"), 1, told="cannot write taken/a_down4.png: ")
+    Path("b_down4.png").mkdir()
+    photo("b.png")
+    ended(run("downscale b.png --force"), 1, told="cannot write b_down4.png: it is a directory")
 
 
 def test_one_failure_is_told_and_the_rest_goes_on(run: Run) -> None:

@@ -226,4 +226,4 @@ def _notes(request: Request, model: IRN, recipe: Recipe, pictures: Pictures, ste
 def _hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} threads of {platform.processor() or platform.machine()}"
+    return f"{platform.processor() or platform.machine()}, threads: {torch.get_num_threads()}"
