@@ -46,9 +46,7 @@ def main() -> None:
     except IrnError as error:
         click.echo(f"irn: {one_line(str(error))}", err=True)
         status = error.exit_status
-    except (
-        OSError
-    ) as error:  # standard output on a full disk, a directory on the way to a file that may not be searched
+    except OSError as error:  # standard output on a full disk, or a directory that may not be searched
         place = f"{error.filename}: " if error.filename else ""
         click.echo(f"irn: {one_line(place)}{error.strerror or error}", err=True)
         status = 1
