@@ -50,7 +50,8 @@ def main() -> None:
         place = f"{error.filename}: " if error.filename else ""
         click.echo(f"irn: {one_line(place)}{error.strerror or error}", err=True)
         status = 1
-    gc.freeze()  # else the interpreter, ending, searches all of torch for cycles: a quarter of a second
+    if "WORLD_SIZE" not in os.environ:  # under torchrun, what such cycles hold has threads to be ended
+        gc.freeze()  # else the interpreter, ending, searches all of torch for cycles: a quarter of a second
     sys.exit(status or 0)
 
 

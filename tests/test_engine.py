@@ -70,11 +70,14 @@ def received(u: Tensor, temperature: float) -> Tensor:
 
 
 def assert_same(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    """Where a picture leaves [0, 1], as a drawn z makes one that is a pixel wide (to 33), rounding grows with it."""
     assert found.shape == expected.shape
     assert found.dtype == torch.float32
     error = (found - expected).abs()
     row, column = divmod(int(error.amax(2).argmax()), error.shape[1])
-    assert error.max() <= tolerance, f"off by {error.max():.1e} at row {row}, column {column}; mean {error.mean():.1e}"
+    assert error.max() <= tolerance * max(1, expected.abs().max()), (
+        f"off by {error.max():.1e} at row {row}, column {column}; mean {error.mean():.1e}"
+    )
 
 
 def check(runner: Engine, model: IRN, height: int, width: int) -> None:
