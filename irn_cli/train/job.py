@@ -100,6 +100,7 @@ def processes(device: str) -> Iterator[str]:
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield device
+        dist.barrier()  # leave together: one that ends while the first still validates may be aborted by the runtime
     finally:
         dist.destroy_process_group()
 
