@@ -220,7 +220,7 @@ def _has_deep_samples(image: ImageFile.ImageFile) -> bool:
     if image.format == "AVIF" and image.fp:  # its configuration box has a flag for 10 and 12 bits
         image.fp.seek(0)
         _, _, box = image.fp.read(1 << 16).partition(b"av1C")
-        return bool(box[2] & 0x40)
+        return len(box) > 2 and bool(box[2] & 0x40)
     # The others name it in their raw mode: `RGB;16B`.
     raw_modes = (tile.args if isinstance(tile.args, str) else tile.args[0] for tile in image.tile if tile.args)
     return any("16" in str(mode) for mode in raw_modes)

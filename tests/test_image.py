@@ -176,6 +176,12 @@ def test_avif_of_10_bits_is_not_cut_in_silence() -> None:
     picture = read(io.BytesIO(data))
     assert (picture.pixels == 128).all()
     assert picture.warnings == ("samples of more than 8 bits were reduced to 8",)
+    # Where the box that tells lies far behind, nothing is told, and the picture is read all the same.
+    gap = (1 << 17).to_bytes(4, "big") + b"free" + bytes((1 << 17) - 8)
+    moved = (0x113).to_bytes(4, "big"), (0x113 + len(gap)).to_bytes(4, "big")
+    picture = read(io.BytesIO(data[:32] + gap + data[32:].replace(*moved)))
+    assert (picture.pixels == 128).all()
+    assert picture.warnings == ()
 
 
 def test_palette_is_expanded_with_its_transparency(tmp_path: Path) -> None:
