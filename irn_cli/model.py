@@ -68,12 +68,7 @@ class Haar(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """Five 3x3 convolutions, each seeing the input and all outputs before it; LeakyReLU(0.2) after the first four.
-
-    The convolutions run in the dtype of their weights and the result returns in the dtype of `x`, so a network whose
-    convolution weights are bfloat16 keeps its coupling arithmetic in float32. One bfloat16 holds no more of a picture
-    (the input of G and H) than 8-bit levels, so that they read it as the sum of two, in six channels.
-    """
+    """Five 3x3 convolutions, each seeing the input and all outputs before it; LeakyReLU(0.2) after the first four."""
 
     def __init__(self, channels_in: int, channels_out: int, growth: int) -> None:
         super().__init__()
@@ -89,20 +84,10 @@ class DenseBlock(nn.Module):
             self.add_module(f"conv{k}", conv)
 
     def forward(self, x: Tensor) -> Tensor:
-        conv1, conv2, conv3, conv4, conv5 = self.children()
-        features = x.to(conv5.weight.dtype)  # type: ignore[arg-type]
-        twice = 3 if features.dtype != x.dtype and x.shape[1] == 3 else 0
-        if twice:  # what rounding left over; the gradient passes through the rounded part alone
-            features = torch.cat([(x - features).detach().to(features.dtype), features], 1)
-
-        def convolve(conv: nn.Module) -> Tensor:
-            weight: Tensor = conv.weight  # type: ignore[assignment]
-            weight = torch.cat([weight[:, :twice], weight], 1) if twice else weight
-            return functional.conv2d(features, weight, conv.bias, padding=1)  # type: ignore[arg-type]
-
-        for conv in (conv1, conv2, conv3, conv4):
-            features = torch.cat([features, functional.leaky_relu(convolve(conv), 0.2)], 1)
-        return convolve(conv5).to(x.dtype)
+        *convs, last = self.children()
+        for conv in convs:
+            x = torch.cat([x, functional.leaky_relu(conv(x), 0.2)], 1)
+        return last(x)  # type: ignore[no-any-return]
 
 
 class InvBlock(nn.Module):

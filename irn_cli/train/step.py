@@ -15,9 +15,10 @@ from torch.utils.checkpoint import checkpoint
 
 from irn_cli.device import Precision
 from irn_cli.errors import InputError, UsageError
-from irn_cli.model import IRN, DenseBlock, quantise
+from irn_cli.model import IRN, quantise
 from irn_cli.train import losses
 from irn_cli.train.data import Pictures, Sampler, add_grain, gather, mixed_seed, shrinking_matrix
+from irn_cli.train.dense import use_lean_blocks
 from irn_cli.train.discriminator import Adversary
 from irn_cli.train.recipe import Recipe
 
@@ -89,12 +90,9 @@ class Step:
             raise UsageError(f"a batch of {recipe.batch} cannot be split evenly over {self.processes} processes")
 
         self.master = model.to(device, memory_format=torch.channels_last).train().requires_grad_(True)  # type: ignore[call-overload]
-        self.working = self.master
-        if precision == "bf16":
-            self.working = deepcopy(self.master)
-            for module in self.working.modules():
-                if isinstance(module, DenseBlock):
-                    module.to(torch.bfloat16)
+        same = {} if precision == "bf16" else {id(weight): weight for weight in self.master.parameters()}
+        self.working = deepcopy(self.master, same)  # in float32 it works on the masters themselves
+        use_lean_blocks(self.working, torch.bfloat16 if precision == "bf16" else torch.float32)
         self.passes = Passes(self.working, recompute=recipe.recompute)
         self._forward = DistributedDataParallel(self.passes) if self.processes > 1 else self.passes
 
@@ -178,7 +176,7 @@ class Step:
         loss = self._weighted(terms)
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = [weight.grad for weight in self.weights if weight.grad is not None]
-        if self.working is not self.master:
+        if self.precision == "bf16":
             torch._foreach_copy_(gradients, [copy.grad for copy in self.copies])
         norm = torch.nn.utils.get_total_norm(gradients)
         torch.nn.utils.clip_grads_with_norm_(self.weights, self.recipe.clip, norm)
@@ -321,7 +319,7 @@ class Step:
 
     def _refresh(self) -> None:
         """Cast the masters into the working copy: once a step, for both passes."""
-        if self.working is not self.master:
+        if self.precision == "bf16":
             torch._foreach_copy_([copy.detach() for copy in self.copies], [weight.detach() for weight in self.weights])
 
     def _terms(
