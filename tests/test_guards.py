@@ -32,7 +32,7 @@ FLOORS = (
     {"cli"},
     {"__main__"},
 )
-TRAIN_ORDER = ("recipe", "data", "losses", "discriminator", "checkpoint", "step", "job", "trainer")
+TRAIN_ORDER = ("recipe", "data", "dense", "losses", "discriminator", "checkpoint", "step", "job", "trainer")
 
 
 def imported(path: Path) -> Iterator[str]:
