@@ -30,8 +30,8 @@ def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
 def make_tiny_model(scale: int = 4, seed: int = 0, growth: int = 8) -> IRN:
     """A small network whose couplings do something: the last convolutions, zero by construction, get values."""
     blocks = {2: (2,), 4: (2, 1), 8: (1, 1, 1)}[scale]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         model = IRN(IRNConfig(blocks=blocks, growth=growth), name=f"tiny-x{scale}", revision="1")
         for name, parameter in model.named_parameters():
             if "conv5.weight" in name:
