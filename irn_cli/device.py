@@ -23,12 +23,14 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "
 def resolve_device(name: str) -> torch.device:
     """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device that is there; `auto` is CUDA where there is any.
 
+    `cuda` is the current one of several, by its number: each thread has a current one of its own.
+
     Raises:
         UsageError: the name is none of these.
         DeviceError: no such device, or torch was built without CUDA.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise UsageError(f"unknown device {name!r}: expected auto, cpu, cuda or cuda:N")
     device = torch.device(name)
@@ -36,6 +38,7 @@ def resolve_device(name: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise DeviceError(f"no device {name}: torch sees {count} CUDA device(s)")
+        device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
     return device
 
 
@@ -112,6 +115,17 @@ def tune_convolutions(precision: str) -> None:
     """Let cuDNN try which algorithms are fastest, and TF32 only where float32 was not asked for by name."""
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
+
+
+@contextmanager
+def untuned_convolutions() -> Iterator[None]:
+    """Within this scope cuDNN does not try what is fastest, which costs more than it saves where sizes do not recur."""
+    cudnn = torch.backends.cudnn
+    before, cudnn.benchmark = cudnn.benchmark, False
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
 
 
 def trim_memory() -> None:

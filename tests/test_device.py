@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from irn_cli.device import ieee_float32, parse_memory, resolve_device, resolve_precision
+from irn_cli.device import ieee_float32, parse_memory, resolve_device, resolve_precision, untuned_convolutions
 from irn_cli.errors import DeviceError, UsageError
 
 
@@ -53,3 +53,19 @@ def test_tf32_is_off_inside_the_scope_and_as_before_after_it(monkeypatch: pytest
         assert not torch.backends.cuda.matmul.allow_tf32
         raise ZeroDivisionError
     assert torch.backends.cudnn.allow_tf32
+
+
+def test_the_search_for_fast_convolutions_pauses_inside_the_scope(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    with pytest.raises(ZeroDivisionError), untuned_convolutions():
+        assert not torch.backends.cudnn.benchmark
+        raise ZeroDivisionError
+    assert torch.backends.cudnn.benchmark
+
+
+def test_cuda_is_the_current_one_of_several_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert resolve_device("auto") == resolve_device("cuda") == torch.device("cuda:1")
+    assert resolve_device("cuda:2") == torch.device("cuda:2")

@@ -192,7 +192,7 @@ def _check_scale(recipe: Recipe, model: IRN, source: str) -> None:
 def _fresh(config: IRNConfig, seed: int) -> IRN:
     """A new network; its initial values depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU's too
         return IRN(config)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from irn_cli.device import untuned_convolutions
 from irn_cli.errors import InputError, IrnError
 from irn_cli.evaluate import DataSet, Failure, Network, Score, Summary, evaluate, summarise
 from irn_cli.image import Picture, read
@@ -256,16 +257,17 @@ def _validate(step: Step, k: int, validation: DataSet, interrupted: Callable[[],
     rescaler = Rescaler(step.averaged(), device=str(step.device), precision=step.precision)
     scores: list[Score] = []
     failures: list[str] = []
-    for result in evaluate([Network("weights", rescaler)], [validation]):
-        if interrupted():
-            return
-        if isinstance(result, Failure):
-            failures.append(result.error)
-        else:
-            scores.append(result)
-    if not scores:
-        raise InputError(f"no validation picture can be measured; the first: {failures[0]}")
-    preview = _preview(rescaler, validation.directory / scores[0].name)
+    with untuned_convolutions():  # each picture has its own size, and would have its own search
+        for result in evaluate([Network("weights", rescaler)], [validation]):
+            if interrupted():
+                return
+            if isinstance(result, Failure):
+                failures.append(result.error)
+            else:
+                scores.append(result)
+        if not scores:
+            raise InputError(f"no validation picture can be measured; the first: {failures[0]}")
+        preview = _preview(rescaler, validation.directory / scores[0].name)
     yield Validated(k, summarise(scores)[0], tuple(failures), preview)
 
 
