@@ -59,8 +59,6 @@ def test_six_steps_are_three_and_three(tmp_path: Path, kind: str) -> None:
     one, two = (load_checkpoint(tmp_path / name) for name in ("whole", "parts"))
     assert same(dict(one.tensors), dict(two.tensors))
     assert replace(one.counters, elapsed=0.0) == replace(two.counters, elapsed=0.0)
-    exported = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "parts")]
-    assert len(exported[0]) == len(exported[1])
     assert (
         read_info(tmp_path / "whole" / "weights.safetensors").hash
         == read_info(tmp_path / "parts" / "weights.safetensors").hash
