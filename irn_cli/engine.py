@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, pairwise
+from itertools import pairwise
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -38,7 +38,7 @@ _CUDA_POSITIONS = 1 << 23  # fed at a time at most: cuDNN counts a tensor's elem
 _FEWEST_ROWS = 16  # fed at a time; after the first 2 * REACH of them, every convolution of a dense block has work
 _FEWEST_COLUMNS = 64  # a narrower tile would be mostly its neighbours' pixels
 
-_HAAR_POSITIONS = 1 << 16  # of the map in a step of the Haar transform: a few megabytes
+_HAAR_NUMBERS = 1 << 18  # of the map in a step of the Haar transform: a megabyte
 
 Progress = Callable[[float], None]
 Part = TypeVar("Part")
@@ -302,58 +302,54 @@ class _Dense:
             columns, the outermost REACH of them are right only where the picture ends there.
         """
         n, width, _ = source.shape
-        most = min(at_once, n)
-        first = _Window(most, width, self._first, at_top)
-        windows = [[_Window(most, width, conv, at_top) for conv in layers] for layers in self._blocks]
+        first = _Window(width, self._first, at_top)
+        windows = [[_Window(width, conv, at_top) for conv in layers] for layers in self._blocks]
         for start in range(0, n, at_once):
             fresh = source[start : start + at_once]
             closing = at_bottom and start + at_once >= n
-            read = first.extend(len(fresh))
+            read = first.open(len(fresh), closing)
             high = read[..., : self._channels].copy_(fresh)
             if self._twice:
                 read[..., self._channels :] = fresh - high
-            if closing:
-                first.extend(1).zero_()
             f1 = functional.leaky_relu_(self._first(first.rows), 0.2).chunk(len(self._blocks), -1)
             results = []
             for layers, block_windows, f in zip(self._blocks, windows, f1, strict=True):
                 before = first
                 for conv, window in zip(layers, block_windows, strict=True):
-                    torch.cat([before.rows[1:-1], f], -1, out=window.extend(len(f)))
-                    if closing:
-                        window.extend(1).zero_()
+                    torch.cat([before.rows[1:-1], f], -1, out=window.open(len(f), closing))
+                    if before is not first:
+                        before.close()
                     f = conv(window.rows)
                     if conv is not layers[-1]:
                         functional.leaky_relu_(f, 0.2)
                     before = window
+                before.close()
                 results.append(f.float())
-            for window in [first, *chain.from_iterable(windows)]:
-                window.keep_two()
+            first.close()
             yield results
 
 
 class _Window:
     """The rows that a 3x3 convolution sees at a time: two from before, those just come, and a last one of zeros."""
 
-    def __init__(self, at_once: int, width: int, conv: "_Convolution", at_top: bool) -> None:
-        self._buffer = conv.weight.new_empty(2 + at_once + 1, width, conv.weight.shape[1])
-        self._count = 0
-        if at_top:
-            self.extend(1).zero_()
+    rows: Tensor
 
-    @property
-    def rows(self) -> Tensor:
-        return self._buffer[: self._count]
+    def __init__(self, width: int, conv: "_Convolution", at_top: bool) -> None:
+        self._kept = conv.weight.new_zeros(int(at_top), width, conv.weight.shape[1])
 
-    def extend(self, count: int) -> Tensor:
-        """Make room for more rows below, and return it."""
-        self._count += count
-        return self._buffer[self._count - count : self._count]
+    def open(self, count: int, closing: bool) -> Tensor:
+        """Make room for more rows below those kept, and return it."""
+        kept = len(self._kept)
+        self.rows = self._kept.new_empty(kept + count + closing, *self._kept.shape[1:])
+        self.rows[:kept] = self._kept
+        if closing:
+            self.rows[-1] = 0
+        return self.rows[kept : kept + count]
 
-    def keep_two(self) -> None:
+    def close(self) -> None:
         """Let go of all rows but the last two."""
-        self._buffer[:2] = self.rows[-2:].clone()
-        self._count = 2
+        self._kept = self.rows[-2:].clone()
+        del self.rows
 
 
 class _Convolution:
@@ -380,7 +376,7 @@ def _haar(u: Tensor, upscaling: bool, workers: "_Workers") -> Tensor:
         blocks, bands = u.view(height, 2, width, 2, channels // 4), u.view(height, width, 4, channels // 4)
     else:
         blocks, bands = u.view(height // 2, 2, width // 2, 2, channels), u.view(height // 2, width // 2, 4, channels)
-    at_once = max(_HAAR_POSITIONS // width, 1)
+    at_once = max(_HAAR_NUMBERS // bands[0].numel(), 1)
     work = partial(_haar_rows, blocks, bands, upscaling)
     for _ in workers.run(work, [slice(start, start + at_once) for start in range(0, len(bands), at_once)]):
         pass
