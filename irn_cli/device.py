@@ -97,7 +97,8 @@ def tune_allocator() -> None:
     """Keep glibc from returning large buffers to the system between operations; does nothing elsewhere.
 
     Each convolution on the CPU makes buffers of many megabytes; by default glibc maps and unmaps them every time, which
-    makes a training step several times slower (`benchmarks/README.md`).
+    makes a training step several times slower (`benchmarks/README.md`). All threads share one arena, or
+    each would keep buffers that the others could use.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import torch
 import torch.nn.functional as functional
@@ -33,7 +33,8 @@ from irn_cli.model import IRN, DenseBlock, InvBlock
 REACH = 5  # pixels that a dense block sees to each side: five 3x3 convolutions
 _ALIGNMENT = 16  # columns: at some odd widths (389) oneDNN's convolutions take twice the time
 _CPU_COLUMNS = 240  # and 48 rows at a time: as measured (benchmarks/README.md)
-_CPU_POSITIONS = _CPU_COLUMNS * (48 + 3)  # `_Window` says why 3
+_CPU_POSITIONS = _CPU_COLUMNS * (48 + 3)  # two rows are kept, and one may come of padding
+_ONE_TILE = 1 << 12  # positions of a map so small that threads would mostly wait for Python's lock
 _CUDA_POSITIONS = 1 << 23  # fed at a time at most: cuDNN counts a tensor's elements in 31 bits
 _FEWEST_ROWS = 16  # fed at a time; after the first 2 * REACH of them, every convolution of a dense block has work
 _FEWEST_COLUMNS = 64  # a narrower tile would be mostly its neighbours' pixels
@@ -171,7 +172,7 @@ class Engine:
         """Cut the map into strips narrow enough for what a tile may hold, and bands that busy all threads alike."""
         widest = min(self._columns, self._positions // (_FEWEST_ROWS + 3) - _ALIGNMENT)
         columns = math.ceil(width / (widest - 2 * REACH))
-        if threads == 1:
+        if threads == 1 or height * width <= _ONE_TILE:
             return Tile(0, height, 0, width).grid(1, columns)
         tiles = threads * min(4, math.ceil(height * width / threads / 2**16))  # the fewer, the less is computed twice
         alike = threads // math.gcd(threads, columns)
@@ -228,8 +229,8 @@ class _Half:
         self.channels = weights[0].shape[1] + len(weights[-1])  # of the map: what is read, and what is written
         self.cost = sum(weight.numel() for weight in weights)  # multiplications per position
         widest = max(weight.shape[1] for weight in weights if weight.dim() == 4)
-        # Every window and, for a moment, one more of the widest; the couplings' float32.
-        self.bytes_per_position = 4 * len(blocks) * widest * dtype.itemsize + 16 * self.channels
+        # Two windows, what comes of them, and as much again for the convolution's own; the couplings' float32.
+        self.bytes_per_position = 4 * widest * dtype.itemsize + 16 * self.channels
 
     def couple(self, target: Tensor, outputs: list[Tensor], upscaling: bool) -> None:
         raise NotImplementedError
@@ -267,22 +268,22 @@ class _Dense:
     """A dense block, or two that read the same input, run down a tile a few rows at a time.
 
     The input of the k-th convolution is a window that rolls: the two rows that it kept, then those that have just come.
-    It gives as many rows as came, and they go into the next window beside the same rows of its own::
+    The result goes into the next window beside the same rows of this one::
 
         window 1   x                      -> conv1 -> f1
         window 2   x, f1                  -> conv2 -> f2
         ...
         window 5   x, f1, f2, f3, f4      -> conv5 -> result
 
-    Where the picture begins or ends, so does every window with a row of zeros. Elsewhere the tile's input begins and
-    ends REACH rows early and late, and each convolution gives one row less at that end.
+    Where the picture begins or ends, so does every window, and zeros stand for what is beyond. Elsewhere the tile's
+    input begins and ends REACH rows early and late, and each convolution gives one row less at that end.
     """
 
     def __init__(self, blocks: Sequence[DenseBlock], device: torch.device, dtype: torch.dtype) -> None:
         firsts, *rest = zip(*(block.children() for block in blocks), strict=True)
         # G and H read x1, a picture. One bfloat16 would step whole levels of its 8 bits: it comes as the sum of two.
-        self._channels = firsts[0].weight.shape[1]
-        self._twice = self._channels if dtype == torch.bfloat16 and self._channels == 3 else 0
+        channels = firsts[0].weight.shape[1]
+        self._twice = channels if dtype == torch.bfloat16 and channels == 3 else 0
         self._first = _Convolution(firsts, device, dtype, self._twice)  # they read the same
         self._blocks = [
             [_Convolution([conv], device, dtype, self._twice) for conv in convs] for convs in zip(*rest, strict=True)
@@ -301,59 +302,69 @@ class _Dense:
             For each block the next rows of its result, (rows, W, C') float32. As `source` knows nothing beyond its
             columns, the outermost REACH of them are right only where the picture ends there.
         """
-        n, width, _ = source.shape
-        first = _Window(width, self._first, at_top)
-        windows = [[_Window(width, conv, at_top) for conv in layers] for layers in self._blocks]
-        for start in range(0, n, at_once):
-            fresh = source[start : start + at_once]
-            closing = at_bottom and start + at_once >= n
-            read = first.open(len(fresh), closing)
-            high = read[..., : self._channels].copy_(fresh)
-            if self._twice:
-                read[..., self._channels :] = fresh - high
-            f1 = functional.leaky_relu_(self._first(first.rows), 0.2).chunk(len(self._blocks), -1)
+        x = source[None].permute(0, 3, 1, 2)  # (1, C, n, W), channels last in memory, as all that follows
+        first = _Window(self._first)
+        windows = [[_Window(conv) for conv in layers] for layers in self._blocks]
+        for start in range(0, len(source), at_once):
+            last = start + at_once >= len(source)
+            step = _Step(at_top and start == 0, at_bottom and last, last)
+            f1, beside_f1 = first.roll(self._parts(x[:, :, start : start + at_once]), step)
+            functional.leaky_relu_(f1, 0.2)
             results = []
-            for layers, block_windows, f in zip(self._blocks, windows, f1, strict=True):
-                before = first
-                for conv, window in zip(layers, block_windows, strict=True):
-                    torch.cat([before.rows[1:-1], f], -1, out=window.open(len(f), closing))
-                    if before is not first:
-                        before.close()
-                    f = conv(window.rows)
-                    if conv is not layers[-1]:
+            for block_windows, f in zip(windows, f1.chunk(len(windows), 1), strict=True):
+                beside = beside_f1
+                for window in block_windows:
+                    f, beside = window.roll([beside, f], step)
+                    if window is not block_windows[-1]:
                         functional.leaky_relu_(f, 0.2)
-                    before = window
-                before.close()
-                results.append(f.float())
-            first.close()
+                results.append(f[0].permute(1, 2, 0).float())
             yield results
+
+    def _parts(self, x: Tensor) -> list[Tensor]:
+        """Rows of the map as the convolutions read them."""
+        weight = self._first.weight
+        high = x.to(weight.device, weight.dtype, memory_format=torch.channels_last)
+        return [high, (x.to(weight.device) - high).to(weight.dtype)] if self._twice else [high]
+
+
+class _Step(NamedTuple):
+    """Rows that a dense block reads at a time."""
+
+    top: bool  # whether the picture begins with them
+    bottom: bool  # whether it ends with them
+    last: bool  # whether the tile does
 
 
 class _Window:
-    """The rows that a 3x3 convolution sees at a time: two from before, those just come, and a last one of zeros."""
+    """The rows that a 3x3 convolution sees at a time: the two that it kept, then those that have just come."""
 
-    rows: Tensor
+    def __init__(self, convolve: "_Convolution") -> None:
+        self._convolve = convolve
+        self._kept: Tensor | None = None
 
-    def __init__(self, width: int, conv: "_Convolution", at_top: bool) -> None:
-        self._kept = conv.weight.new_zeros(int(at_top), width, conv.weight.shape[1])
+    def roll(self, parts: list[Tensor], step: _Step) -> tuple[Tensor, Tensor]:
+        """Take in new rows, (1, C1, rows, W), (1, C2, rows, W) ..., and convolve.
 
-    def open(self, count: int, closing: bool) -> Tensor:
-        """Make room for more rows below those kept, and return it."""
-        kept = len(self._kept)
-        self.rows = self._kept.new_empty(kept + count + closing, *self._kept.shape[1:])
-        self.rows[:kept] = self._kept
-        if closing:
-            self.rows[-1] = 0
-        return self.rows[kept : kept + count]
-
-    def close(self) -> None:
-        """Let go of all rows but the last two."""
-        self._kept = self.rows[-2:].clone()
-        del self.rows
+        Returns:
+            The result, and the same rows of the window.
+        """
+        if self._kept is None:
+            rows = torch.cat(parts, 1)  # (1, C, rows, W)
+        else:
+            _, channels, kept, width = self._kept.shape
+            rows = self._kept.new_empty(1, kept + parts[0].shape[2], width, channels).permute(0, 3, 1, 2)
+            rows[:, :, :kept] = self._kept
+            torch.cat(parts, 1, out=rows[:, :, kept:])
+        if not step.last:
+            self._kept = rows[:, :, -2:].clone()
+        above_below = step.top or step.bottom
+        f = self._convolve(rows, int(above_below))
+        known = slice(int(not step.top), rows.shape[2] - int(not step.bottom))
+        return f[:, :, known] if above_below else f, rows[:, :, known]
 
 
 class _Convolution:
-    """A 3x3 convolution over (rows, W, C), or several of one input; zeros beside the columns, nothing above, below.
+    """A 3x3 convolution, or several of one input; zeros beside the columns, and above and below if asked for.
 
     The first `twice` channels come in two parts, to be added: the rows have as many channels more.
     """
@@ -364,9 +375,8 @@ class _Convolution:
         self.weight = weight.to(device, dtype).contiguous(memory_format=torch.channels_last)
         self.bias = bias.to(device, dtype)
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        y = functional.conv2d(rows.permute(2, 0, 1)[None], self.weight, self.bias, padding=(0, 1))
-        return y[0].permute(1, 2, 0)  # (rows - 2, W, C')
+    def __call__(self, rows: Tensor, padding: int) -> Tensor:
+        return functional.conv2d(rows, self.weight, self.bias, padding=(padding, 1))
 
 
 def _haar(u: Tensor, upscaling: bool, workers: "_Workers") -> Tensor:
@@ -399,7 +409,10 @@ def _haar_rows(blocks: Tensor, bands: Tensor, upscaling: bool, rows: slice) -> N
 
 
 class _Workers:
-    """Threads that share the tiles of a pass; torch gives each one thread, and keeps the caller's as they are."""
+    """Threads that share the tiles of a pass; torch gives each one thread, and keeps the caller's as they are.
+
+    A lone tile is the caller's, with all the threads that torch has there.
+    """
 
     def __init__(self, count: int) -> None:
         self.stopped = threading.Event()
@@ -418,6 +431,10 @@ class _Workers:
 
     def run(self, work: Callable[[Part], None], parts: Sequence[Part]) -> Iterator[Part]:
         """Do the work on every part, and yield each that is done; the first error ends it all."""
+        if len(parts) == 1:  # nothing to share; handing it over would take longer than many a small tile
+            work(parts[0])
+            yield parts[0]
+            return
         futures = {self._pool.submit(work, part): part for part in parts}
         for future in as_completed(futures):
             future.result()

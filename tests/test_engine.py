@@ -237,11 +237,11 @@ def test_out_of_memory_on_the_device_retries_with_less(
     refused: list[int] = []
     convolve = _Convolution.__call__
 
-    def meagre(self: _Convolution, rows: Tensor) -> Tensor:
-        if self.weight.shape[1] > 3 and len(rows) > most:
-            refused.append(len(rows))
+    def meagre(self: _Convolution, rows: Tensor, padding: int) -> Tensor:
+        if self.weight.shape[1] > 3 and rows.shape[2] > most:
+            refused.append(rows.shape[2])
             raise torch.OutOfMemoryError("played")
-        return convolve(self, rows)
+        return convolve(self, rows, padding)
 
     monkeypatch.setattr(_Convolution, "__call__", meagre)
     most = 40
