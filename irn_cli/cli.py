@@ -571,24 +571,25 @@ def train(
     overrides = {key: options.pop(key) for key in ("scale", "iterations", "batch", "patch", "lr", "seed")}
     tune_allocator()
     tune_convolutions(options["precision"])
-    with processes(options.pop("device")) as device, stopping() as interrupted:
+    with processes(options.pop("device")) as device:
         job = prepare(Request(run=run, overrides=overrides, device=device, **options))
-        for line in job.remarks if job.step.process == 0 else ():
+        for line in job.remarks[1 if quiet else 0 :] if job.step.process == 0 else ():
             click.echo(f"irn: {line}", err=True)
         if dry_run:
             click.echo(recipe_toml(job.step.recipe), nl=False)
             return 0
         if job.step.process == 0:
             job.open()
-        events = train(
-            job.step,
-            job.run,
-            job.notes,
-            validation=job.validation,
-            checkpoint=job.checkpoint,
-            limits=limits,
-            interrupted=interrupted,
-        )
         console = Console(stderr=True) if job.step.process == 0 else None
-        reason = follow(events, job.run, job.step.recipe, console, quiet=quiet)
+        with stopping() as interrupted:
+            events = train(
+                job.step,
+                job.run,
+                job.notes,
+                validation=job.validation,
+                checkpoint=job.checkpoint,
+                limits=limits,
+                interrupted=interrupted,
+            )
+            reason = follow(events, job.run, job.step.recipe, console, quiet=quiet)
     return 130 if reason == "interrupted" else 0

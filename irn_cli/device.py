@@ -4,6 +4,7 @@ Nothing here acts on import. Commands call `tune_allocator`; libraries that use 
 """
 
 import ctypes
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -79,6 +80,14 @@ def parse_memory(text: str) -> int:
     if not match or match[2] not in _UNITS:
         raise UsageError(f"{text!r} is no memory size: expected something like 2GB or 500MB")
     return int(float(match[1]) * _UNITS[match[2]])
+
+
+def physical_memory() -> int:
+    """Bytes of memory that this machine has; 4 GB where it does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 4 * 10**9
 
 
 @contextmanager

@@ -60,7 +60,9 @@ def follow(events: Iterable[Event], run: Path, recipe: Recipe, console: Console 
     live = Live(display, console=console) if console.is_terminal and not quiet else None
     try:
         history = read_log(run / "log.jsonl")
+        whole = not history or (run / "log.jsonl").read_bytes().endswith(b"\n")
         with (run / "log.jsonl").open("a", encoding="utf-8") as log, live or nullcontext():
+            log.write("" if whole else "\n")
             for event in events:
                 if (record := _record(event)) is not None:
                     history.append(record)
@@ -123,10 +125,11 @@ def write_curve(path: Path, history: Sequence[Mapping[str, Any]], recipe: Recipe
         history: the log's rows.
         recipe: the run's.
     """
-    rows = [(row["step"], row["loss"]) for row in history if 0 < row.get("loss", 0) < math.inf]
+    # A run that was resumed from an earlier step did some steps again: the later row counts.
+    rows = sorted({row["step"]: row["loss"] for row in history if 0 < (row.get("loss") or 0) < math.inf}.items())
     recent = [rows[max(0, k - 19) : k + 1] for k in range(len(rows))]
     losses = [(some[-1][0], math.log10(sum(loss for _, loss in some) / len(some))) for some in recent]
-    scores = [(row["step"], row["val_psnr_y"]) for row in history if row.get("val_psnr_y", math.inf) < math.inf]
+    scores = sorted({row["step"]: row["val_psnr_y"] for row in history if row.get("val_psnr_y") is not None}.items())
     last = max((step for step, _ in (*losses, *scores)), default=1)
     parts = [
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 440" font-family="sans-serif" font-size="12">',
@@ -180,13 +183,18 @@ def _panel(
 
 
 def _record(event: Event) -> dict[str, Any] | None:
-    """An event's row in `log.jsonl`."""
+    """An event's row in `log.jsonl`; JSON has no word for what is not finite but null."""
+
+    def told(numbers: Mapping[str, float]) -> dict[str, float | None]:
+        return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+
     match event:
         case Logged(step, row, _, _):
-            return {"step": step, **row}
+            return {"step": step, **told(row)}
         case Validated(step, summary, failures, _):
             numbers = {name: value for name, value in asdict(summary).items() if isinstance(value, int | float)}
-            return {"step": step, **{f"val_{name}": value for name, value in numbers.items()}, "failures": failures}
+            record = {f"val_{name}": value for name, value in told(numbers).items()}
+            return {"step": step, **record, "failures": failures}
         case SetBack(step, factor):
             return {"step": step, "setback": factor}
         case Ended(step, reason):
@@ -271,18 +279,17 @@ class _Display:
             f"{self.logged.progress:.1%}",
             f"{_duration(self.logged.left)} left" if self.ended is None else _REASONS[self.ended.reason],
         )
-        names = [name for name in row if name in ("loss", "grad_norm", "discriminator") or hasattr(self.recipe, name)]
-        names = [name for name in names if name != "lr"]
-        numbers = Table(box=None, pad_edge=False, header_style="dim")
-        for name in [*names, "rate", "ms/step", "skipped"]:
-            numbers.add_column(name.replace("_", " "), justify="right", min_width=9)
-        numbers.add_row(
-            *(f"{row[name]:.4g}" for name in names),
-            f"{row['lr']:.2e}",
-            f"{row['ms_per_step']:.0f}",
-            f"{row['skipped']:.0f}",
+        losses = Table(box=None, pad_edge=False, header_style="dim")  # in 80 columns, with all terms
+        terms = [name for name in row if name != "lr" and hasattr(self.recipe, name)]
+        names = [name for name in ("loss", *terms, "discriminator") if name in row]
+        for name in names:
+            losses.add_column(name, justify="right", min_width=9)
+        losses.add_row(*(f"{row[name]:.4g}" for name in names))
+        pace = Text(
+            f"rate {row['lr']:.2e}   gradient norm {row['grad_norm']:.4g}   {row['ms_per_step']:.0f} ms/step   "
+            f"skipped {row['skipped']:.0f}"
         )
-        lines: list[Table | Text] = [bar, numbers]
+        lines: list[Table | Text] = [bar, losses, pace]
         if self.validated is not None:
             step = self.validated.step
             lines.append(Text(f"step {step:,}  {_scores(self.validated)}{_reference(step, self.recipe)}"))

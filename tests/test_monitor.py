@@ -99,6 +99,13 @@ def test_a_terminal_gets_a_display(tmp_path: Path) -> None:
         assert part in shown, part
 
 
+def test_eighty_columns_hold_every_loss(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, height=30)
+    follow([logged(6_000, perceptual=139.25, discriminator=1.25)], tmp_path, RECIPE, console)
+    for part in ("reconstruction", "distribution", "perceptual", "139.2", "discriminator", "700 ms/step", "skipped 0"):
+        assert part in text(console), part
+
+
 def test_other_processes_show_and_write_nothing(tmp_path: Path) -> None:
     assert follow(EVENTS, tmp_path, RECIPE, None) == "time"
     assert not list(tmp_path.iterdir())
@@ -130,6 +137,8 @@ def test_records_are_rows_of_json_and_a_cut_one_is_left_out(tmp_path: Path) -> N
     with log.open("a") as stream:
         stream.write('{"step": 7, "lo')
     assert read_log(log) == rows
+    follow([logged(20)], tmp_path, RECIPE, plain_console())
+    assert [row["step"] for row in read_log(log)] == [10, 15, 6_000, 6_000, 6_000, 20]
     assert read_log(tmp_path / "absent") == []
 
 
@@ -144,11 +153,26 @@ def test_the_curve_is_an_svg_with_the_whole_history(tmp_path: Path) -> None:
     assert "31.25" in words
 
 
-def test_a_curve_of_nothing_and_of_infinities_is_still_a_picture(tmp_path: Path) -> None:
+def test_what_is_not_finite_is_null_in_the_log(tmp_path: Path) -> None:
+    follow([logged(1, loss=float("nan"), guide=float("inf")), logged(2)], tmp_path, RECIPE, plain_console())
+    row = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0], parse_constant=pytest.fail)
+    assert (row["loss"], row["guide"], row["grad_norm"]) == (None, None, 5.0)
+    write_curve(tmp_path / "curve.svg", read_log(tmp_path / "log.jsonl"), RECIPE)
+
+
+def test_steps_done_again_are_drawn_once(tmp_path: Path) -> None:
+    rows = [{"step": step, "loss": loss} for step, loss in ((10, 8.0), (20, 4.0), (30, 2.0), (20, 1.0))]
+    write_curve(tmp_path / "curve.svg", [*rows, {"step": 30, "loss": 1.0, "val_psnr_y": 20.0}], RECIPE)
+    root = ElementTree.parse(tmp_path / "curve.svg").getroot()  # our own file
+    lines = [node.get("points", "").split() for node in root if node.tag.endswith("polyline")]
+    assert [len(line) for line in lines] == [3, 1]
+
+
+def test_a_curve_of_nothing_and_of_what_is_not_finite_is_still_a_picture(tmp_path: Path) -> None:
     rows = [
-        {"step": 1, "loss": float("inf")},
-        {"step": 2, "loss": float("nan")},
-        {"step": 3, "val_psnr_y": float("inf")},
+        {"step": 1, "loss": None},
+        {"step": 2, "loss": 0.0},
+        {"step": 3, "val_psnr_y": None},
     ]
     for history in ([], rows):
         write_curve(tmp_path / "curve.svg", history, RECIPE)

@@ -23,6 +23,7 @@ from tests.test_train_losses import vgg_tensors
 
 ROOT = Path(__file__).parents[1]
 PHOTOS = ROOT / "examples" / "photos"
+COUNT = sum(path.suffix in (".jpg", ".png") for path in PHOTOS.iterdir())
 TINY = "blocks = 1\ngrowth = 8\nlog_every = 1\nsave_every = 2\nvalidate_every = 100\n"
 COMMON = ["--data", str(PHOTOS), "-s", "2", "--config", "tiny.toml", "--patch", "32", "--batch", "2", "--device", "cpu"]
 
@@ -48,7 +49,7 @@ def test_a_run_leaves_what_it_promises_and_resumes(train: Train, tmp_path: Path)
     assert result.exception is None, result.exception
     assert result.return_value == 0
     assert result.stdout == ""
-    assert "4 pictures to train on, 4 to validate on" in result.stderr
+    assert f"{COUNT} pictures to train on, {COUNT} to validate on" in result.stderr
     assert "step 3 (" in result.stderr
     assert "restored" in result.stderr
     names = {path.name for path in (tmp_path / "run").iterdir()}
@@ -56,7 +57,7 @@ def test_a_run_leaves_what_it_promises_and_resumes(train: Train, tmp_path: Path)
                      "validation.txt", "weights.safetensors"}  # fmt: skip
     notes = read_info(tmp_path / "run" / "weights.safetensors").notes
     assert notes["steps"] == "3"
-    assert notes["data"] == "4 pictures of photos"
+    assert notes["data"] == f"{COUNT} pictures of photos"
     assert notes["recipe"].startswith("irn with scale = 2")
     assert load_model(tmp_path / "run" / "weights.safetensors").config.scale == 2
 
@@ -76,11 +77,21 @@ def test_a_dry_run_writes_nothing(train: Train, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_what_is_validated_on_is_not_trained_on(train: Train, tmp_path: Path) -> None:
+    for name in ("data/train/rocket.jpg", "data/valid/coffee.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes((PHOTOS / Path(name).name).read_bytes())
+    result = train(*COMMON[2:], "--data", "data", "--val", "data/valid", "--dry-run", "--seed", str(10**30))
+    assert result.exception is None, result.exception
+    assert "1 pictures to train on, 1 to validate on" in result.stderr
+
+
 def test_starting_weights_bring_their_network(train: Train, tmp_path: Path) -> None:
     save_model(tmp_path / "mine.safetensors", make_tiny_model(2))
     result = train("--data", str(PHOTOS), "--init", "mine.safetensors", "--patch", "32", "--batch", "2", "-o", "run",
                    "--stop-after", "1", "--device", "cpu", "-q")  # fmt: skip
     assert result.return_value == 0, result.exception
+    assert result.stderr == ""
     assert load_checkpoint(tmp_path / "run").config == make_tiny_model(2).config
     assert read_info(tmp_path / "run" / "weights.safetensors").notes["init"].startswith("mine revision 1")
 
@@ -89,11 +100,11 @@ def test_starting_weights_bring_their_network(train: Train, tmp_path: Path) -> N
     ("arguments", "message"),
     [
         (["--data", "absent"], "no folder absent"),
-        (["--data", "."], "no pictures in"),
+        (["--data", "empty"], "no pictures in"),
         (["--data", str(PHOTOS), "--recipe", "best"], "no recipe 'best'"),
         (["--data", str(PHOTOS), "--config", "absent.toml"], "cannot read absent.toml"),
         (["--data", str(PHOTOS), "--config", "typo.toml"], "did you mean 'guide'"),
-        (["--data", str(PHOTOS), "--patch", "4000"], "none of 4 pictures can be used"),
+        (["--data", str(PHOTOS), "--patch", "4000"], f"none of {COUNT} pictures can be used"),
         (["--data", str(PHOTOS), "--patch", "33"], "patch must be a multiple of the scale"),
         (["--data", str(PHOTOS), "--init", "x2.safetensors", "-s", "4"], "is of scale 2, the recipe of scale 4"),
         (["--data", str(PHOTOS), "--init", "nothing"], "no model named 'nothing'"),
@@ -104,10 +115,15 @@ def test_starting_weights_bring_their_network(train: Train, tmp_path: Path) -> N
         (["--data", str(PHOTOS), "--resume", "-o", "nowhere", "--init", "x"], "leave out --recipe and --init"),
         (["--data", str(PHOTOS), "--time-limit", "soon"], "'soon' is no time limit"),
         (["--data", str(PHOTOS), "--device", "gpu"], "unknown device 'gpu'"),
+        (["--data", str(PHOTOS), "-o", "typo.toml/run", "--dry-run"], "typo.toml is no directory"),
+        (["--data", str(PHOTOS), "--val", "bad"], "no validation picture can be measured; the first: cannot"),
     ],
 )  # fmt: skip
 def test_bad_input_is_told_in_one_line(train: Train, tmp_path: Path, arguments: list[str], message: str) -> None:
     (tmp_path / "typo.toml").write_text("gide = 1\n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "cut.jpg").write_bytes((PHOTOS / "rocket.jpg").read_bytes()[:2000])
     save_model(tmp_path / "x2.safetensors", make_tiny_model(2))
     result = train(*arguments)
     assert isinstance(result.exception, IrnError), result.exception

@@ -265,6 +265,24 @@ def test_in_the_second_stage_a_bad_step_spoils_neither_side() -> None:
     assert same(before, copies(step), "discriminator/")
 
 
+def test_a_bad_step_of_the_discriminator_alone_is_counted() -> None:
+    step = make_second_stage(jump_after=0)
+    step.run(0, 1e-4)
+    before = copies(step)
+    assert step.adversary is not None
+    healthy = step.adversary.weights[0].detach().clone()
+    with torch.no_grad():
+        step.adversary.weights[0].fill_(float("nan"))
+    step.run(1, 1e-4)
+    assert (step.read()["in_row"], step.read()["skipped"]) == (1, 1)
+    with torch.no_grad():
+        step.adversary.weights[0].copy_(healthy)
+    assert same(before, copies(step), "discriminator/")
+    step.run(1, 1e-4)
+    assert (step.read()["in_row"], step.read()["skipped"], step.read()["seen"]) == (0, 1, 0)
+    assert not same(before, copies(step), "discriminator/")
+
+
 def test_without_features_there_is_no_perceptual_term() -> None:
     recipe = replace(load_recipe("irn-plus"), scale=2, batch=4, patch=16, discriminator_alone=0)
     step = Step(make_tiny_model(2), recipe, noise_pictures(), CPU, "fp32")

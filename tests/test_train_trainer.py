@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from irn_cli.errors import InputError, IrnError, OutputError
+from irn_cli.errors import DeviceError, InputError, IrnError, OutputError
 from irn_cli.evaluate import DataSet, Network, evaluate, find_data_set, summarise
 from irn_cli.rescale import Rescaler
 from irn_cli.train import checkpoint as checkpoints
@@ -205,6 +205,17 @@ def test_a_run_that_does_not_recover_is_given_up_with_its_weights_whole(tmp_path
     assert sum(isinstance(event, SetBack) for event in events) == 10
     assert load_checkpoint(tmp_path).counters.step == 4
     load_model(tmp_path / "weights.safetensors")
+
+
+def test_too_little_memory_is_told(tmp_path: Path) -> None:
+    step = make_step(**QUICK)
+
+    def full(_number: int, _rate: float) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    step.run = full  # type: ignore[method-assign]
+    with pytest.raises(DeviceError, match="does not suffice for 4 crops of 16x16: ask for less with --batch"):
+        run(step, tmp_path)
 
 
 def test_an_interruption_saves_and_leaves(tmp_path: Path) -> None:

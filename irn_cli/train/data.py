@@ -6,7 +6,6 @@ depends on data: the same code runs eagerly on a CPU and inside a captured CUDA 
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from irn_cli.device import physical_memory
 from irn_cli.errors import InputError, IrnError
 from irn_cli.files import atomic_write
 from irn_cli.image import read
@@ -104,14 +104,6 @@ def load_pictures(paths: Sequence[Path], scale: int, smallest: int, limit: int |
 def cache_directory() -> Path:
     """Where decoded pictures that exceed the memory limit are kept; it can be deleted at any time."""
     return Path(platformdirs.user_cache_dir("irn", appauthor=False)) / "training"
-
-
-def physical_memory() -> int:
-    """Bytes of memory that this machine has; 4 GB where it does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return 4 * 10**9
 
 
 def _mapped(path: Path, places: Sequence[Sequence[int]], stamp: str, skipped: Sequence[str]) -> Pictures:

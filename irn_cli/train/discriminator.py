@@ -48,7 +48,7 @@ class Adversary:
 
     def __init__(self, recipe: Recipe, device: torch.device, features: losses.VGGFeatures | None) -> None:
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(recipe.seed)  # torch.manual_seed would seed every GPU's too
+            torch.default_generator.manual_seed(recipe.seed % 2**63)  # torch.manual_seed would seed every GPU's too
             self.network = Discriminator(recipe.patch).to(device)
         self.features = features.to(device) if features else None
         self.weights = list(self.network.parameters())

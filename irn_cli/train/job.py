@@ -3,7 +3,7 @@
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,14 +12,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from irn_cli.device import parse_memory, resolve_device, resolve_precision
-from irn_cli.errors import OutputError, UsageError
+from irn_cli.device import parse_memory, physical_memory, resolve_device, resolve_precision
+from irn_cli.errors import InputError, IrnError, OutputError, UsageError
 from irn_cli.evaluate import DataSet, find_data_set
-from irn_cli.files import atomic_write
+from irn_cli.files import atomic_write, require_writable
+from irn_cli.image import read
 from irn_cli.model import IRN, IRNConfig
 from irn_cli.train import checkpoint as checkpoints
 from irn_cli.train.checkpoint import Checkpoint, load_checkpoint
-from irn_cli.train.data import Pictures, hold_out, load_pictures, physical_memory
+from irn_cli.train.data import Pictures, hold_out, load_pictures
 from irn_cli.train.losses import VGGFeatures, VGGInput
 from irn_cli.train.recipe import Recipe, load_recipe, read_config, recipe_toml
 from irn_cli.train.step import Step
@@ -111,9 +112,11 @@ def prepare(request: Request) -> Job:
     Raises:
         UsageError: the request contradicts itself or names something that is not there.
         InputError: there are no usable pictures, or nothing whole to resume.
+        OutputError: the run's directory cannot be written.
         WeightsError: weights are damaged.
     """
     checkpoint, model, recipe, run = _what_to_train(request)
+    require_writable(run / checkpoints.NAME, overwrite=True)  # what follows may take minutes
     device = resolve_device(request.device)
     precision = resolve_precision(request.precision, device)
     features = _features(request, recipe, checkpoint)
@@ -192,7 +195,7 @@ def _check_scale(recipe: Recipe, model: IRN, source: str) -> None:
 def _fresh(config: IRNConfig, seed: int) -> IRN:
     """A new network; its initial values depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU's too
+        torch.default_generator.manual_seed(seed % 2**63)  # torch.manual_seed would seed every GPU's too
         return IRN(config)
 
 
@@ -200,12 +203,28 @@ def _pictures(request: Request, recipe: Recipe) -> tuple[list[Path], DataSet | N
     """What to train on, and what to validate on: a directory of its own, or a few pictures held out."""
     found = [path for directory in request.data for path in find_data_set(directory).pictures]
     if request.validation is not None:
-        return found, find_data_set(request.validation)
+        validation = find_data_set(request.validation)
+        _require_readable(validation.pictures)
+        held_out = {path.resolve() for path in validation.pictures}  # DIV2K's may lie in one folder with the others
+        return [path for path in found if path.resolve() not in held_out] or found, validation
     training, held = hold_out(found, recipe.validation)
     if not held:
         return training, None
     root = Path(os.path.commonpath([path.resolve().parent for path in held]))
     return training, DataSet("held out", root, tuple(path.resolve() for path in held))
+
+
+def _require_readable(paths: Sequence[Path]) -> None:
+    """Raise unless there is one picture: the first validation would find out only after hours."""
+    reason = ""
+    for path in paths:
+        try:
+            read(path)
+        except IrnError as error:
+            reason = reason or str(error)
+        else:
+            return
+    raise InputError(f"no validation picture can be measured; the first: {reason}")
 
 
 def _notes(request: Request, model: IRN, recipe: Recipe, pictures: Pictures, step: Step) -> dict[str, str]:

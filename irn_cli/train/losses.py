@@ -120,11 +120,12 @@ class VGGFeatures(nn.Module):
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except FileNotFoundError:
         raise WeightsError(f"no VGG19 weights at {path}") from None
     except Exception as error:  # unpicklers of foreign bytes raise nearly anything
-        raise WeightsError(f"cannot read VGG19 weights from {path}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is no file of plain tensors"
+        raise WeightsError(f"cannot read VGG19 weights from {path}: {reason}") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise WeightsError(f"{path} is not VGG19 in torchvision's layout: expected a mapping of names to tensors")
     return state

@@ -315,6 +315,7 @@ class Step:
             self._refresh()
             _, _, restored = self.passes(x, drawn)
         loss, norm = self.adversary.learn(x, restored, torch.zeros((), device=self.device))
+        self._count(~torch.isfinite(loss) | ~torch.isfinite(norm))
         self.shown = {"discriminator": loss, "grad_norm": norm}
 
     def _refresh(self) -> None:
@@ -351,9 +352,12 @@ class Step:
         level = torch.where(bad, guard["level"], decay * guard["level"] + (1 - decay) * loss)
         guard["level"].copy_(level)
         guard["seen"].add_(~bad)
-        guard["in_row"].add_(1).mul_(bad)
-        guard["skipped"].add_(bad)
+        self._count(bad)
         return bad.float()
+
+    def _count(self, bad: Tensor) -> None:
+        self.guard["in_row"].add_(1).mul_(bad)
+        self.guard["skipped"].add_(bad)
 
     def _move_average(self) -> None:
         difference = torch._foreach_sub([weight.detach() for weight in self.weights], self.average)

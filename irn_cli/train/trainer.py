@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from irn_cli.device import untuned_convolutions
-from irn_cli.errors import InputError, IrnError
+from irn_cli.errors import DeviceError, InputError, IrnError
 from irn_cli.evaluate import DataSet, Failure, Network, Score, Summary, evaluate, summarise
 from irn_cli.image import Picture, read
 from irn_cli.rescale import Rescaler
@@ -131,6 +132,7 @@ def train(  # noqa: C901  # one loop that is read from top to bottom
         interrupted: asked after every step (on a GPU: whenever its results are waited for).
 
     Raises:
+        DeviceError: the device's memory does not suffice.
         InputError: the checkpoint is of another network, or no validation picture can be measured.
         OutputError: the run's directory cannot be written; earlier checkpoints stay as they are.
         IrnError: the run does not recover from bad steps.
@@ -154,7 +156,13 @@ def train(  # noqa: C901  # one loop that is read from top to bottom
         for k in range(begin, end):
             progress = counters.progress if timed else k / recipe.steps
             rate = factor * recipe.rate(k, progress)
-            step.run(k, rate)
+            try:
+                step.run(k, rate)
+            except torch.OutOfMemoryError as error:
+                raise DeviceError(
+                    f"the device's memory does not suffice for {recipe.batch} crops of {recipe.patch}x{recipe.patch}: "
+                    "ask for less with --batch or --patch, or set recompute = true in --config"
+                ) from error
         shown = step.read()
         seconds = step.agree(clock.tick(end - begin))
         spent, since = spent + seconds, since + seconds
