@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from irn_cli.cli import irn
 from irn_cli.errors import IrnError, UsageError
 from irn_cli.train.checkpoint import load_checkpoint
+from irn_cli.train.data import hold_out
 from irn_cli.train.job import parse_duration
 from irn_cli.weights import load_model, read_info, save_model
 from tests.conftest import make_tiny_model
@@ -84,6 +85,19 @@ def test_what_is_validated_on_is_not_trained_on(train: Train, tmp_path: Path) ->
     result = train(*COMMON[2:], "--data", "data", "--val", "data/valid", "--dry-run", "--seed", str(10**30))
     assert result.exception is None, result.exception
     assert "1 pictures to train on, 1 to validate on" in result.stderr
+
+
+def test_a_broken_picture_is_not_held_out(train: Train, tmp_path: Path) -> None:
+    """Of these ten names the broken one's would be chosen."""
+    (tmp_path / "data").mkdir()
+    for k in range(10):
+        (tmp_path / "data" / f"{k}.jpg").write_bytes((PHOTOS / "rocket.jpg").read_bytes())
+    first = hold_out(sorted((tmp_path / "data").iterdir()), 1)[1][0]
+    first.write_bytes(b"broken")
+    result = train(*COMMON[2:], "--data", "data", "--dry-run")
+    assert result.exception is None, result.exception
+    assert "8 pictures to train on, 1 to validate on" in result.stderr
+    assert f"left out: data/{first.name} is not a picture" in result.stderr
 
 
 def test_starting_weights_bring_their_network(train: Train, tmp_path: Path) -> None:

@@ -81,6 +81,10 @@ def test_held_out_are_the_same_files_wherever_they_lie() -> None:
     _, elsewhere = hold_out([Path("/y/z") / name for name in reversed(names)], 7)
     assert {path.name for path in held} == {path.name for path in elsewhere}
     assert hold_out([Path("a"), Path("b")], 7)[1] == []
+    train, others = hold_out([Path("/x") / name for name in names], 7, lambda path: path != held[0])
+    assert held[0] in train
+    assert set(held[1:]) < set(others)
+    assert len(others) == 7
 
 
 def test_each_epoch_takes_every_picture_once_and_corners_are_multiples_of_the_scale() -> None:

@@ -6,11 +6,12 @@ depends on data: the same code runs eagerly on a CPU and inside a captured CUDA 
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -39,14 +40,15 @@ class Pictures:
         return len(self.places)
 
 
-def hold_out(paths: Sequence[Path], count: int) -> tuple[list[Path], list[Path]]:
+def hold_out(
+    paths: Sequence[Path], count: int, usable: Callable[[Path], bool] = lambda _: True
+) -> tuple[list[Path], list[Path]]:
     """Split files into those to train on and those to validate on, the same on every machine.
 
-    Held out are the `count` files (at most a tenth) whose names' SHA-256 sort first.
+    Held out are the `count` usable files (at most a tenth of all) whose names' SHA-256 sort first.
     """
-    count = min(count, len(paths) // 10)
     ranked = sorted(paths, key=lambda path: hashlib.sha256(path.name.encode()).digest())
-    held = set(ranked[:count])
+    held = set(islice(filter(usable, ranked), min(count, len(paths) // 10)))
     return [path for path in paths if path not in held], [path for path in paths if path in held]
 
 

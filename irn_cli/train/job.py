@@ -3,7 +3,7 @@
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +14,8 @@ import torch.distributed as dist
 
 from irn_cli.device import parse_memory, physical_memory, resolve_device, resolve_precision
 from irn_cli.errors import InputError, IrnError, OutputError, UsageError
-from irn_cli.evaluate import DataSet, find_data_set
+from irn_cli.evaluate import DataSet, find_data_set, load
 from irn_cli.files import atomic_write, require_writable
-from irn_cli.image import read
 from irn_cli.model import IRN, IRNConfig
 from irn_cli.train import checkpoint as checkpoints
 from irn_cli.train.checkpoint import Checkpoint, load_checkpoint
@@ -204,27 +203,25 @@ def _pictures(request: Request, recipe: Recipe) -> tuple[list[Path], DataSet | N
     found = [path for directory in request.data for path in find_data_set(directory).pictures]
     if request.validation is not None:
         validation = find_data_set(request.validation)
-        _require_readable(validation.pictures)
+        reason = _obstacle(validation.pictures[0], recipe.scale)
+        if reason and all(_obstacle(path, recipe.scale) for path in validation.pictures[1:]):
+            raise InputError(f"no validation picture can be measured; the first: {reason}")
         held_out = {path.resolve() for path in validation.pictures}  # DIV2K's may lie in one folder with the others
         return [path for path in found if path.resolve() not in held_out] or found, validation
-    training, held = hold_out(found, recipe.validation)
+    training, held = hold_out(found, recipe.validation, lambda path: _obstacle(path, recipe.scale) is None)
     if not held:
         return training, None
     root = Path(os.path.commonpath([path.resolve().parent for path in held]))
     return training, DataSet("held out", root, tuple(path.resolve() for path in held))
 
 
-def _require_readable(paths: Sequence[Path]) -> None:
-    """Raise unless there is one picture: the first validation would find out only after hours."""
-    reason = ""
-    for path in paths:
-        try:
-            read(path)
-        except IrnError as error:
-            reason = reason or str(error)
-        else:
-            return
-    raise InputError(f"no validation picture can be measured; the first: {reason}")
+def _obstacle(path: Path, scale: int) -> str | None:
+    """What keeps a picture from being validated on; else the first validation would find out, after hours."""
+    try:
+        load(DataSet("", path.parent, (path,)), path, scale, scale)
+    except IrnError as error:
+        return str(error)
+    return None
 
 
 def _notes(request: Request, model: IRN, recipe: Recipe, pictures: Pictures, step: Step) -> dict[str, str]:
