@@ -110,13 +110,13 @@ class InvBlock(nn.Module):
         self.clamp = clamp
 
     def downscale(self, u: Tensor) -> Tensor:
-        x1, x2 = u[:, :3], u[:, 3:]
+        x1, x2 = torch.split(u, [3, u.shape[1] - 3], 1)
         y1 = x1 + self.F(x2)
         y2 = x2 * torch.exp(self._log_scale(y1)) + self.G(y1)
         return torch.cat([y1, y2], 1)
 
     def upscale(self, u: Tensor) -> Tensor:
-        y1, y2 = u[:, :3], u[:, 3:]
+        y1, y2 = torch.split(u, [3, u.shape[1] - 3], 1)
         x2 = (y2 - self.G(y1)) * torch.exp(-self._log_scale(y1))
         x1 = y1 - self.F(x2)
         return torch.cat([x1, x2], 1)

@@ -99,7 +99,7 @@ class _Dense(torch.autograd.Function):
         channels, parts, out = ctx.channels, ctx.parts, ctx.out
         gradients = []
         for (first, *rest), of_bias in zip(columns, of_biases.split(rows), strict=True):
-            of_x = torch.stack(torch.split(first, channels, 1)[:parts]).sum(0)  # each part's own are added up
+            of_x = sum(torch.split(first, channels, 1)[1:parts], first[:, :channels])  # each part's own are added up
             gradients += [torch.cat([of_x, *rest], 1), of_bias]
         of_input = back[:, :channels].to(grad.dtype) if ctx.needs_input_grad[0] else None
         return of_input, *gradients[:-2], *(gradient[:out] for gradient in gradients[-2:])
@@ -113,5 +113,5 @@ def _aligned(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
     result = torch.empty(shape, dtype=dtype, device=parts[0].device, memory_format=torch.channels_last)
     for k, part in enumerate(parts):
         result[:, k * channels : (k + 1) * channels] = part
-    result[:, count:] = 0
+    result[:, count:].zero_()
     return result

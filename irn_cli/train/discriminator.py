@@ -52,8 +52,6 @@ class Adversary:
             self.network = Discriminator(recipe.patch).to(device)
         self.features = features.to(device) if features else None
         self.weights = list(self.network.parameters())
-        for weight in self.weights:
-            weight.grad = torch.zeros_like(weight)
         self.optimiser = torch.optim.Adam(
             self.weights,
             lr=recipe.discriminator_lr,
@@ -82,11 +80,12 @@ class Adversary:
             Its loss and its gradient's norm.
         """
         self.network.requires_grad_(True)
-        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
-        torch._foreach_zero_(gradients)
+        for weight in self.weights:
+            weight.grad = None
         loss = losses.discrimination(self.network(x), self.network(restored.detach()))
         loss.backward()  # type: ignore[no-untyped-call]
         loss = loss.detach()
+        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
         if dist.is_initialized():
             for tensor in (loss, *gradients):
                 dist.all_reduce(tensor)

@@ -37,7 +37,7 @@ class Passes(nn.Module):
         u = x
         for operation in self.network.operations:
             u = self._run(operation.downscale, u)  # type: ignore[arg-type]
-        y, z = u[:, :3], u[:, 3:]
+        y, z = torch.split(u, [3, u.shape[1] - 3], 1)
         u = torch.cat([quantise(y), drawn], 1)
         for operation in reversed(self.network.operations):
             u = self._run(operation.upscale, u)  # type: ignore[arg-type]
@@ -45,8 +45,10 @@ class Passes(nn.Module):
 
     def _run(self, operation: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(operation, u, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
-        return operation(u)
+            u = checkpoint(operation, u, use_reentrant=False, preserve_rng_state=False)
+        else:
+            u = operation(u)
+        return u.contiguous(memory_format=torch.channels_last)  # the Haar transform forgets it
 
 
 class Step:
@@ -96,12 +98,12 @@ class Step:
         self.passes = Passes(self.working, recompute=recipe.recompute)
         self._forward = DistributedDataParallel(self.passes) if self.processes > 1 else self.passes
 
-        # Gradients, moments, rate and results are made once and filled in place: a captured graph knows addresses only.
+        # What outlives a step is made once and filled in place: a captured graph knows addresses only.
         self.names = [name for name, _ in self.master.named_parameters()]
         self.weights = list(self.master.parameters())
         self.copies = list(self.working.parameters())
         self.average = [weight.detach().clone() for weight in self.weights]
-        for weight in {*self.weights, *self.copies}:
+        for weight in self.weights:
             weight.grad = torch.zeros_like(weight)
         self.rate = torch.zeros((), device=device)
         self.averaging = torch.zeros((), device=device)
@@ -153,6 +155,7 @@ class Step:
             self._compute(alone)
             return
         if alone not in self._graphs:
+            self._graphs.clear()  # the discriminator is alone only at first: that graph's memory is free again
             self._graphs[alone] = self._capture(alone)
         graph, self.shown = self._graphs[alone]
         graph.replay()
@@ -171,7 +174,8 @@ class Step:
             drawn: (B, 3 s^2 - 3, P/s, P/s), the latent that x is restored with.
         """
         self._refresh()
-        torch._foreach_zero_([copy.grad for copy in self.copies])
+        for copy in self.copies:
+            copy.grad = None  # backward then hands over its own, which saves adding each one to zeros
         terms, restored = self._terms(self._forward, x, guide, drawn)
         loss = self._weighted(terms)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -294,16 +298,17 @@ class Step:
     def _capture(self, alone: bool) -> tuple["torch.cuda.CUDAGraph", dict[str, Tensor]]:
         """Record the step as a CUDA graph; what warming up changed is put back."""
         before = {name: value.clone() for name, value in self.state().items()}
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
+        with torch.cuda.device(self.device):  # streams are made on the current device
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(3):
+                    self._compute(alone)
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            graph.register_generator_state(self.generator)
+            with torch.cuda.graph(graph, stream=side):
                 self._compute(alone)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self.generator)
-        with torch.cuda.graph(graph):
-            self._compute(alone)
         self.restore(before)
         self.generator.manual_seed(self.generator.initial_seed())
         return graph, self.shown
