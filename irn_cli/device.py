@@ -106,8 +106,8 @@ def tune_allocator() -> None:
     """Keep glibc from returning large buffers to the system between operations; does nothing elsewhere.
 
     Each convolution on the CPU makes buffers of many megabytes; by default glibc maps and unmaps them every time, which
-    makes a training step several times slower (`benchmarks/README.md`). All threads share one arena, or
-    each would keep buffers that the others could use.
+    makes a training step several times slower (`benchmarks/README.md`). There is an arena for each core and no more:
+    each keeps what was freed in it for itself.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -116,7 +116,7 @@ def tune_allocator() -> None:
     except (OSError, AttributeError):  # another C library (musl)
         return
     m_trim_threshold, m_top_pad, m_mmap_max, m_arena_max = -1, -2, -4, -8
-    mallopt(m_arena_max, 1)
+    mallopt(m_arena_max, os.cpu_count() or 1)
     mallopt(m_mmap_max, 0)
     mallopt(m_trim_threshold, 2**31 - 1)
     mallopt(m_top_pad, 64 * 2**20)
