@@ -106,8 +106,8 @@ def tune_allocator() -> None:
     """Keep glibc from returning large buffers to the system between operations; does nothing elsewhere.
 
     Each convolution on the CPU makes buffers of many megabytes; by default glibc maps and unmaps them every time, which
-    makes a training step several times slower (`benchmarks/README.md`). There is an arena for each core and no more:
-    each keeps what was freed in it for itself.
+    costs a large part of the time (`benchmarks/README.md`). There is an arena for each core and no more: each keeps
+    what was freed in it for itself.
     """
     if not sys.platform.startswith("linux"):
         return

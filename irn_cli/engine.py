@@ -40,6 +40,7 @@ _FEWEST_ROWS = 16  # fed at a time; after the first 2 * REACH of them, every con
 _FEWEST_COLUMNS = 64  # a narrower tile would be mostly its neighbours' pixels
 
 _HAAR_NUMBERS = 1 << 18  # of the map in a step of the Haar transform: a megabyte
+_CUDA_HAAR_NUMBERS = 1 << 24  # a GPU would spend its time on calls
 
 Progress = Callable[[float], None]
 Part = TypeVar("Part")
@@ -92,12 +93,12 @@ class Engine:
         """Make a picture small.
 
         Args:
-            x: (H, W, 3) float32 on the CPU, contiguous, RGB, nominally in [0, 1]; H and W multiples of the scale s.
-                It is consumed: its memory becomes the result's.
+            x: (H, W, 3) float32, contiguous, RGB, nominally in [0, 1]; H and W multiples of the scale s; on the CPU or,
+                as from `new_map`, on the engine's device. It is consumed: its memory becomes the result's.
             progress: called from this thread now and then with the part done, 0 to 1.
 
         Returns:
-            (H/s, W/s, 3 s^2) float32 on the CPU; the first three channels are y, the rest is z, as `IRN.downscale`'s.
+            (H/s, W/s, 3 s^2) float32; the first three channels are y, the rest is z, as `IRN.downscale`'s.
 
         Raises:
             ValueError: `x` is of another shape or kind.
@@ -112,11 +113,11 @@ class Engine:
         """Make it large again: the inverse of `downscale`.
 
         Args:
-            u: (h, w, 3 s^2) float32 on the CPU, contiguous: y and z, as `downscale` returns them. It is consumed.
+            u: (h, w, 3 s^2) float32, contiguous: y and z, as `downscale` returns them. It is consumed.
             progress: called from this thread now and then with the part done, 0 to 1.
 
         Returns:
-            (s h, s w, 3) float32 on the CPU, RGB, near [0, 1] but not clamped.
+            (s h, s w, 3) float32, RGB, near [0, 1] but not clamped.
 
         Raises:
             ValueError: `u` is of another shape or kind.
@@ -127,13 +128,23 @@ class Engine:
             raise ValueError(f"expected (h, w, {channels}), not {tuple(u.shape)}")
         return self._run(u, upscaling=True, progress=progress)
 
+    def new_map(self, height: int, width: int, channels: int) -> Tensor:
+        """Memory for a picture's float32 map (height, width, channels): on the device where it fits, else on the CPU.
+
+        Raises:
+            DeviceError: the memory allowed, or the device's, does not suffice even for the smallest tile.
+        """
+        fits = self._plan(4 * height * width * channels)
+        return torch.empty(height, width, channels, device=self._device if fits else "cpu")
+
     def _run(self, given: Tensor, upscaling: bool, progress: Progress | None) -> Tensor:
-        if given.dtype != torch.float32 or given.device.type != "cpu" or not given.is_contiguous() or not given.numel():
-            raise ValueError("expected a float32 tensor on the CPU, contiguous and not empty")
+        here = given.device.type in ("cpu", self._device.type)
+        if given.dtype != torch.float32 or not here or not given.is_contiguous() or not given.numel():
+            raise ValueError("expected a float32 tensor on the CPU or the engine's device, contiguous and not empty")
         given = given.detach()
-        threads = torch.get_num_threads() if self._device.type == "cpu" else 1
+        threads = self._threads()
         done, total = 0, sum(half.cost * (given.numel() // half.channels) for half in self._halves)
-        u = self._place(given, threads)
+        u = given.to(self._device) if self._plan(given.nbytes) else given
         with _Workers(threads) as workers, ieee_float32():
             for half in reversed(self._halves) if upscaling else self._halves:
                 if u.shape[2] != half.channels:
@@ -147,17 +158,23 @@ class Engine:
                 u = _haar(u, upscaling, workers)
         return u if u.data_ptr() == given.data_ptr() else given.view(u.shape).copy_(u)
 
-    def _place(self, u: Tensor, threads: int) -> Tensor:
-        """Decide, from the memory there is, where the map lies and how many positions a tile may hold at once."""
+    def _threads(self) -> int:
+        """How many threads share the tiles: on the CPU as many as torch may use here, beside a GPU none."""
+        return torch.get_num_threads() if self._device.type == "cpu" else 0
+
+    def _plan(self, nbytes: int) -> bool:
+        """Decide, from the memory there is, whether a map fits the device and how many positions a tile may hold."""
         budget = self._memory
         self._positions = self._most
         if self._device.type == "cuda":
-            free = int(0.9 * torch.cuda.mem_get_info(self._device)[0])
+            cached = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+            free = int(0.9 * (torch.cuda.mem_get_info(self._device)[0] + cached))
             budget = min(budget or free, free)
         if budget is None:
-            return u
-        on_device = self._device.type == "cpu" or u.nbytes <= budget / 2
-        left = (budget - u.nbytes if on_device else budget) // threads
+            return True
+        on_device = self._device.type == "cpu" or nbytes <= budget / 2
+        threads = max(self._threads(), 1)
+        left = (budget - nbytes if on_device else budget) // threads
         each = max(half.bytes_per_position for half in self._halves)
         least = (_FEWEST_ROWS + 3) * (_FEWEST_COLUMNS + 2 * REACH + _ALIGNMENT) * each
         if left < least:
@@ -166,13 +183,13 @@ class Engine:
                 f"this picture needs at least {needed / 1e6:.0f} MB, and {budget / 1e6:.0f} MB are allowed"
             )
         self._positions = min(self._most, left // each)
-        return u.to(self._device) if on_device else u
+        return on_device
 
     def _tiles(self, height: int, width: int, threads: int) -> list[Tile]:
         """Cut the map into strips narrow enough for what a tile may hold, and bands that busy all threads alike."""
         widest = min(self._columns, self._positions // (_FEWEST_ROWS + 3) - _ALIGNMENT)
         columns = math.ceil(width / (widest - 2 * REACH))
-        if threads == 1 or height * width <= _ONE_TILE:
+        if threads <= 1 or height * width <= _ONE_TILE:
             return Tile(0, height, 0, width).grid(1, columns)
         tiles = threads * min(4, math.ceil(height * width / threads / 2**16))  # the fewer, the less is computed twice
         alike = threads // math.gcd(threads, columns)
@@ -386,7 +403,8 @@ def _haar(u: Tensor, upscaling: bool, workers: "_Workers") -> Tensor:
         blocks, bands = u.view(height, 2, width, 2, channels // 4), u.view(height, width, 4, channels // 4)
     else:
         blocks, bands = u.view(height // 2, 2, width // 2, 2, channels), u.view(height // 2, width // 2, 4, channels)
-    at_once = max(_HAAR_NUMBERS // bands[0].numel(), 1)
+    numbers = _HAAR_NUMBERS if u.device.type == "cpu" else _CUDA_HAAR_NUMBERS
+    at_once = max(numbers // bands[0].numel(), 1)
     work = partial(_haar_rows, blocks, bands, upscaling)
     for _ in workers.run(work, [slice(start, start + at_once) for start in range(0, len(bands), at_once)]):
         pass
@@ -411,12 +429,14 @@ def _haar_rows(blocks: Tensor, bands: Tensor, upscaling: bool, rows: slice) -> N
 class _Workers:
     """Threads that share the tiles of a pass; torch gives each one thread, and keeps the caller's as they are.
 
-    A lone tile is the caller's, with all the threads that torch has there.
+    A lone tile is the caller's, with all the threads that torch has there, and so are all beside a GPU: a thread of its
+    own could not use the plans that torch keeps of cuDNN for each thread.
     """
 
     def __init__(self, count: int) -> None:
         self.stopped = threading.Event()
-        self._pool = ThreadPoolExecutor(count, "irn-engine", initializer=partial(torch.set_num_threads, 1))
+        one = partial(torch.set_num_threads, 1)
+        self._pool = ThreadPoolExecutor(count, "irn-engine", initializer=one) if count else None
 
     def __enter__(self) -> Self:
         return self
@@ -425,15 +445,18 @@ class _Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stopped.set()
+        if self._pool is None:
+            return
         self._pool.shutdown(cancel_futures=True)
         # A thread's own setting is also what torch gives to threads that start later: put back the caller's.
         torch.set_num_threads(torch.get_num_threads())
 
     def run(self, work: Callable[[Part], None], parts: Sequence[Part]) -> Iterator[Part]:
         """Do the work on every part, and yield each that is done; the first error ends it all."""
-        if len(parts) == 1:  # nothing to share; handing it over would take longer than many a small tile
-            work(parts[0])
-            yield parts[0]
+        if self._pool is None or len(parts) == 1:  # handing a lone one over would take longer than many a small tile
+            for part in parts:
+                work(part)
+                yield part
             return
         futures = {self._pool.submit(work, part): part for part in parts}
         for future in as_completed(futures):

@@ -84,7 +84,10 @@ def follow(events: Iterable[Event], run: Path, recipe: Recipe, console: Console 
 
 @contextmanager
 def stopping() -> Iterator[Callable[[], bool]]:
-    """Within this scope the first Ctrl-C or SIGTERM only sets what the given function tells; the next one acts."""
+    """Within this scope the first Ctrl-C or SIGTERM only sets what the given function tells; the next one acts.
+
+    So does a terminal that is closed (SIGHUP), unless `nohup` has it ignored.
+    """
     asked = False
     before: dict[int, Any] = {}
 
@@ -93,8 +96,10 @@ def stopping() -> Iterator[Callable[[], bool]]:
         asked = True
         signal.signal(number, before[number])
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[int(number)] = signal.signal(number, remember)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number and signal.getsignal(number) != signal.SIG_IGN:
+            before[int(number)] = signal.signal(number, remember)
     try:
         yield lambda: asked
     finally:

@@ -111,7 +111,8 @@ class Rescaler:
             InputError: there is a blotch, and `on_artifact` is `fail`.
         """
         pixels = fill_hidden(picture.pixels, picture.alpha)
-        u = self._engine(keep_latent).downscale(_to_map(pixels, self.scale), self.progress)  # (h, w, 3 s^2)
+        engine = self._engine(keep_latent)
+        u = engine.downscale(_to_map(pixels, self.scale, engine), self.progress)  # (h, w, 3 s^2)
         small = _to_pixels(u[..., :3], (u.shape[0], u.shape[1]))
         if not keep_latent:
             del u  # as large as the picture in float32, and not needed any more
@@ -129,7 +130,7 @@ class Rescaler:
         digest = hash_pixels(small)
         latent = None
         if keep_latent:
-            latent = self._kept(u, pixels, small, digest)
+            latent = self._kept(u.cpu(), pixels, small, digest)
             if latent.z.dtype == torch.float32 and not self._brings_back(latent, small, pixels):
                 warnings.append("even with its latent the original does not come back bit for bit")
         height, width = picture.size
@@ -249,10 +250,10 @@ class Rescaler:
         key = hashlib.sha256(f"{seed} {digest} {sample}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little", signed=True))
         channels = self.model.config.latent_channels
-        u = torch.empty(height, width, 3 + channels)
+        u = self._engine(exact=False).new_map(height, width, 3 + channels)
         for row in range(height):
-            u[row, :, :3] = torch.from_numpy(pixels[row]) / 255
-            u[row, :, 3:] = torch.randn(width, channels, generator=generator) * temperature
+            drawn = torch.randn(width, channels, generator=generator) * temperature
+            u[row] = torch.cat([torch.from_numpy(pixels[row]) / 255, drawn], 1)
         return u
 
     def _with_latent(self, pixels: Pixels, digest: str, latent: Latent) -> Tensor:
@@ -319,13 +320,13 @@ def _error(pixels: Pixels, where: NDArray[np.bool_], bands: Iterable[tuple[int, 
     return total
 
 
-def _to_map(pixels: Pixels, scale: int) -> Tensor:
+def _to_map(pixels: Pixels, scale: int, engine: Engine) -> Tensor:
     """8-bit pixels as float32 in [0, 1], the last row and column repeated up to multiples of the scale."""
     height, width = pixels.shape[:2]
-    x = torch.empty(height + -height % scale, width + -width % scale, 3)
+    x = engine.new_map(height + -height % scale, width + -width % scale, 3)
     for top in range(0, height, _BAND):
         band = slice(top, min(top + _BAND, height))
-        x[band, :width] = torch.from_numpy(pixels[band])
+        x[band, :width] = torch.from_numpy(pixels[band]).to(x.device)  # to a GPU as bytes
         x[band, :width] /= 255
     x[:height, width:] = x[:height, width - 1 : width]
     x[height:] = x[height - 1]
@@ -340,5 +341,5 @@ def _to_pixels(x: Tensor, size: tuple[int, int], *, grey: bool = False) -> Pixel
         band = x[top : min(top + _BAND, height), :width] * 255
         if grey:
             band = band.mean(2, keepdim=True)
-        pixels[top : top + _BAND] = band.round_().clamp_(0, 255).to(torch.uint8).numpy()
+        pixels[top : top + _BAND] = band.round_().clamp_(0, 255).to(torch.uint8).cpu().numpy()
     return pixels

@@ -175,7 +175,7 @@ def test_wrong_tensors_are_refused(tiny_model: Callable[..., IRN]) -> None:
         with pytest.raises(ValueError, match="expected"):
             runner.downscale(x)
     for x in (torch.zeros(8, 8, 3, dtype=torch.float64), torch.zeros(8, 3, 8).transpose(1, 2)):
-        with pytest.raises(ValueError, match="expected a float32 tensor on the CPU, contiguous"):
+        with pytest.raises(ValueError, match="expected a float32 tensor on the CPU or"):
             runner.downscale(x)
     with pytest.raises(ValueError, match=r"expected \(h, w, 48\)"):
         runner.upscale(torch.zeros(8, 8, 12))

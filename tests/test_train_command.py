@@ -221,7 +221,7 @@ def wait_for_step(tmp_path: Path, step: int) -> None:
     raise TimeoutError("the run does not start")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals) -> None:
     process = start(tmp_path)
     wait_for_step(tmp_path, 3)
