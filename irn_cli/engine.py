@@ -33,9 +33,9 @@ from irn_cli.model import IRN, DenseBlock, InvBlock
 REACH = 5  # pixels that a dense block sees to each side: five 3x3 convolutions
 _ALIGNMENT = 16  # columns: at some odd widths (389) oneDNN's convolutions take twice the time
 _CPU_COLUMNS = 240  # and 48 rows at a time: as measured (benchmarks/README.md)
-_CPU_POSITIONS = _CPU_COLUMNS * (48 + 3)  # two rows are kept, and one may come of padding
+_CPU_POSITIONS = _CPU_COLUMNS * (48 + 3)  # two rows are kept, and one may come of padding; half as many more at most
 _ONE_TILE = 1 << 12  # positions of a map so small that threads would mostly wait for Python's lock
-_CUDA_POSITIONS = 1 << 23  # fed at a time at most: cuDNN counts a tensor's elements in 31 bits
+_CUDA_POSITIONS = 1 << 22  # fed at a time, up to half as many more: cuDNN counts a tensor's elements in 31 bits
 _FEWEST_ROWS = 16  # fed at a time; after the first 2 * REACH of them, every convolution of a dense block has work
 _FEWEST_COLUMNS = 64  # a narrower tile would be mostly its neighbours' pixels
 
@@ -208,7 +208,9 @@ class Engine:
         while row < tile.bottom:
             top = max(row - REACH, 0)
             source = u[top:bottom, left:right, half.reads]
-            at_once = max(self._positions // (right - left) - 3, _FEWEST_ROWS)
+            at_once = most = max(self._positions // (right - left) - 3, _FEWEST_ROWS)
+            if self._positions == self._most:  # equal parts, rather than a rest that takes as many calls
+                at_once = math.ceil((bottom - top) / max(round((bottom - top) / most), 1))
             begin = 0 if top == 0 else row
             try:
                 for outputs in half.dense.roll(source, at_once, at_top=top == 0, at_bottom=bottom == height):
@@ -226,7 +228,7 @@ class Engine:
                         row = rows.stop
                     begin = end
             except torch.OutOfMemoryError as error:
-                if at_once == _FEWEST_ROWS:
+                if most == _FEWEST_ROWS:
                     raise DeviceError("the device's memory does not suffice even for the smallest tile") from error
                 self._positions //= 2
                 torch.cuda.empty_cache()
