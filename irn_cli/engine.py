@@ -82,8 +82,10 @@ class Engine:
         self._memory = memory
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         blocks = [step for step in model.operations if isinstance(step, InvBlock)]
+        # F's result is added to the picture, where bfloat16 steps half a level of 8 bits. At 4x that costs nothing yet.
+        last = torch.float32 if model.config.scale == 2 else dtype
         self._halves = [
-            half for block in blocks for half in (_AddF(block, device, dtype), _ScaleAddG(block, device, dtype))
+            half for block in blocks for half in (_AddF(block, device, dtype, last), _ScaleAddG(block, device, dtype))
         ]
         # What a tile may hold at once: columns, and positions of the map.
         self._columns, self._most = (_CPU_COLUMNS, _CPU_POSITIONS) if device.type == "cpu" else (_CUDA_POSITIONS,) * 2
@@ -242,8 +244,10 @@ class _Half:
     reads: slice
     writes: slice
 
-    def __init__(self, blocks: Sequence[DenseBlock], device: torch.device, dtype: torch.dtype) -> None:
-        self.dense = _Dense(blocks, device, dtype)
+    def __init__(
+        self, blocks: Sequence[DenseBlock], device: torch.device, dtype: torch.dtype, last: torch.dtype
+    ) -> None:
+        self.dense = _Dense(blocks, device, dtype, last)
         weights = [weight for block in blocks for weight in block.parameters()]  # from conv1's to conv5's bias
         self.channels = weights[0].shape[1] + len(weights[-1])  # of the map: what is read, and what is written
         self.cost = sum(weight.numel() for weight in weights)  # multiplications per position
@@ -260,8 +264,8 @@ class _AddF(_Half):
 
     reads, writes = slice(3, None), slice(0, 3)
 
-    def __init__(self, block: InvBlock, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__([block.F], device, dtype)
+    def __init__(self, block: InvBlock, device: torch.device, dtype: torch.dtype, last: torch.dtype) -> None:
+        super().__init__([block.F], device, dtype, last)
 
     def couple(self, target: Tensor, outputs: list[Tensor], upscaling: bool) -> None:
         (F,) = outputs
@@ -274,7 +278,7 @@ class _ScaleAddG(_Half):
     reads, writes = slice(0, 3), slice(3, None)
 
     def __init__(self, block: InvBlock, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__([block.G, block.H], device, dtype)
+        super().__init__([block.G, block.H], device, dtype, last=dtype)
         self._clamp = block.clamp
 
     def couple(self, target: Tensor, outputs: list[Tensor], upscaling: bool) -> None:
@@ -298,14 +302,18 @@ class _Dense:
     input begins and ends REACH rows early and late, and each convolution gives one row less at that end.
     """
 
-    def __init__(self, blocks: Sequence[DenseBlock], device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, blocks: Sequence[DenseBlock], device: torch.device, dtype: torch.dtype, last: torch.dtype
+    ) -> None:
         firsts, *rest = zip(*(block.children() for block in blocks), strict=True)
         # G and H read x1, a picture. One bfloat16 would step whole levels of its 8 bits: it comes as the sum of two.
         channels = firsts[0].weight.shape[1]
         self._twice = channels if dtype == torch.bfloat16 and channels == 3 else 0
         self._first = _Convolution(firsts, device, dtype, self._twice)  # they read the same
+        dtypes = dtype, dtype, dtype, last
         self._blocks = [
-            [_Convolution([conv], device, dtype, self._twice) for conv in convs] for convs in zip(*rest, strict=True)
+            [_Convolution([conv], device, own, self._twice) for conv, own in zip(convs, dtypes, strict=True)]
+            for convs in zip(*rest, strict=True)
         ]
 
     def roll(self, source: Tensor, at_once: int, at_top: bool, at_bottom: bool) -> Iterator[list[Tensor]]:
@@ -395,7 +403,7 @@ class _Convolution:
         self.bias = bias.to(device, dtype)
 
     def __call__(self, rows: Tensor, padding: int) -> Tensor:
-        return functional.conv2d(rows, self.weight, self.bias, padding=(padding, 1))
+        return functional.conv2d(rows.to(self.weight.dtype), self.weight, self.bias, padding=(padding, 1))
 
 
 def _haar(u: Tensor, upscaling: bool, workers: "_Workers") -> Tensor:
