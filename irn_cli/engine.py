@@ -298,6 +298,9 @@ class _Dense:
         ...
         window 5   x, f1, f2, f3, f4      -> conv5 -> result
 
+    In float32 on the CPU, copying the widest window costs too much: there, window 5 is f4 beside what conv5 makes of
+    window 4.
+
     Where the picture begins or ends, so does every window, and zeros stand for what is beyond. Elsewhere the tile's
     input begins and ends REACH rows early and late, and each convolution gives one row less at that end.
     """
@@ -309,12 +312,16 @@ class _Dense:
         # G and H read x1, a picture. One bfloat16 would step whole levels of its 8 bits: it comes as the sum of two.
         channels = firsts[0].weight.shape[1]
         self._twice = channels if dtype == torch.bfloat16 and channels == 3 else 0
-        self._first = _Convolution(firsts, device, dtype, self._twice)  # they read the same
-        dtypes = dtype, dtype, dtype, last
-        self._blocks = [
-            [_Convolution([conv], device, own, self._twice) for conv, own in zip(convs, dtypes, strict=True)]
-            for convs in zip(*rest, strict=True)
-        ]
+        make = partial(_Convolution.of, twice=self._twice, device=device)
+        self._first = make(firsts, dtype=dtype)  # they read the same
+        self._blocks = []  # for each, of each window what convolves it
+        for *convs, conv5 in zip(*rest, strict=True):
+            layers = [[make([conv], dtype=dtype)] for conv in convs]
+            final, growth = make([conv5], dtype=last), convs[-1].out_channels
+            if device.type == "cpu" and dtype == torch.float32 and conv5.out_channels < growth:
+                so_far, final = final.split(growth)
+                layers[-1].append(so_far)
+            self._blocks.append([*layers, [final]])
 
     def roll(self, source: Tensor, at_once: int, at_top: bool, at_bottom: bool) -> Iterator[list[Tensor]]:
         """Compute the blocks' results from the top down.
@@ -331,7 +338,7 @@ class _Dense:
         """
         x = source[None].permute(0, 3, 1, 2)  # (1, C, n, W), channels last in memory, as all that follows
         first = _Window(self._first)
-        windows = [[_Window(conv) for conv in layers] for layers in self._blocks]
+        windows = [[_Window(*convs) for convs in layers] for layers in self._blocks]
         for start in range(0, len(source), at_once):
             last = start + at_once >= len(source)
             step = _Step(at_top and start == 0, at_bottom and last, last)
@@ -363,9 +370,13 @@ class _Step(NamedTuple):
 
 
 class _Window:
-    """The rows that a 3x3 convolution sees at a time: the two that it kept, then those that have just come."""
+    """The rows that a 3x3 convolution sees at a time: the two that it kept, then those that have just come.
 
-    def __init__(self, convolve: "_Convolution") -> None:
+    Args:
+        convolve: the convolution; a second one of the same rows gives what the next window holds in their place.
+    """
+
+    def __init__(self, *convolve: "_Convolution") -> None:
         self._convolve = convolve
         self._kept: Tensor | None = None
 
@@ -373,7 +384,7 @@ class _Window:
         """Take in new rows, (1, C1, rows, W), (1, C2, rows, W) ..., and convolve.
 
         Returns:
-            The result, and the same rows of the window.
+            The result, and what the next window holds beside it: the same rows of this one, or the second result.
         """
         if self._kept is None:
             rows = torch.cat(parts, 1)  # (1, C, rows, W)
@@ -385,25 +396,55 @@ class _Window:
         if not step.last:
             self._kept = rows[:, :, -2:].clone()
         above_below = step.top or step.bottom
-        f = self._convolve(rows, int(above_below))
         known = slice(int(not step.top), rows.shape[2] - int(not step.bottom))
-        return f[:, :, known] if above_below else f, rows[:, :, known]
+        results = [convolve(rows, int(above_below)) for convolve in self._convolve]
+        if above_below:
+            results = [result[:, :, known] for result in results]
+        f, *instead = results
+        return f, instead[0] if instead else rows[:, :, known]
 
 
 class _Convolution:
-    """A 3x3 convolution, or several of one input; zeros beside the columns, and above and below if asked for.
+    """A 3x3 convolution; zeros beside the columns, and above and below if asked for.
 
-    The first `twice` channels come in two parts, to be added: the rows have as many channels more.
+    A processor multiplies 16 numbers at once, and F's last convolution gives 3. There the outputs of four neighbours
+    come of one convolution of stride 4: as its 12 channels they lie in memory in the same order as before.
+
+    Args:
+        weight: (C', C, 3, 3).
+        bias: (C',).
     """
 
-    def __init__(self, convs: Sequence[nn.Module], device: torch.device, dtype: torch.dtype, twice: int) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        self._bias = bias
+        self._fours = None
+        if weight.device.type == "cpu" and 4 * len(weight) <= 16:
+            fours = weight.new_zeros(4, *weight.shape[:3], 6)
+            for pixel in range(4):
+                fours[pixel, ..., pixel : pixel + 3] = weight
+            self._fours = fours.flatten(0, 1).contiguous(memory_format=torch.channels_last), bias.repeat(4)
+
+    @classmethod
+    def of(cls, convs: Sequence[nn.Module], twice: int, device: torch.device, dtype: torch.dtype) -> Self:
+        """Make one of several of the same input, whose first `twice` channels come in two parts, to be added."""
         weight, bias = (torch.cat([getattr(conv, name).detach() for conv in convs]) for name in ("weight", "bias"))
-        weight = torch.cat([weight[:, :twice], weight], 1)
-        self.weight = weight.to(device, dtype).contiguous(memory_format=torch.channels_last)
-        self.bias = bias.to(device, dtype)
+        return cls(torch.cat([weight[:, :twice], weight], 1).to(device, dtype), bias.to(device, dtype))
+
+    def split(self, count: int) -> tuple[Self, Self]:
+        """In two: one of all channels but the last `count`, and one of its result, which is passed on, and those."""
+        outputs = len(self.weight)
+        passed = torch.zeros_like(self.weight[:, :outputs])
+        passed[:, :, 1, 1] = torch.eye(outputs)
+        rest = torch.cat([passed, self.weight[:, -count:]], 1)
+        return type(self)(self.weight[:, :-count], torch.zeros_like(self._bias)), type(self)(rest, self._bias)
 
     def __call__(self, rows: Tensor, padding: int) -> Tensor:
-        return functional.conv2d(rows.to(self.weight.dtype), self.weight, self.bias, padding=(padding, 1))
+        rows = rows.to(self.weight.dtype)
+        if not self._fours or rows.shape[3] % 4:
+            return functional.conv2d(rows, self.weight, self._bias, padding=(padding, 1))
+        f = functional.conv2d(rows, *self._fours, stride=(1, 4), padding=(padding, 1))  # (1, 4 C', rows, W / 4)
+        return f.permute(0, 2, 3, 1).reshape(1, f.shape[2], rows.shape[3], -1).permute(0, 3, 1, 2)
 
 
 def _haar(u: Tensor, upscaling: bool, workers: "_Workers") -> Tensor:
