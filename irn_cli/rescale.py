@@ -253,7 +253,7 @@ class Rescaler:
         u = self._engine(exact=False).new_map(height, width, 3 + channels)
         for row in range(height):
             drawn = torch.randn(width, channels, generator=generator) * temperature
-            u[row] = torch.cat([torch.from_numpy(pixels[row]) / 255, drawn], 1)
+            u[row] = _sent(torch.cat([torch.from_numpy(pixels[row]) / 255, drawn], 1), u.device)
         return u
 
     def _with_latent(self, pixels: Pixels, digest: str, latent: Latent) -> Tensor:
@@ -326,7 +326,7 @@ def _to_map(pixels: Pixels, scale: int, engine: Engine) -> Tensor:
     x = engine.new_map(height + -height % scale, width + -width % scale, 3)
     for top in range(0, height, _BAND):
         band = slice(top, min(top + _BAND, height))
-        x[band, :width] = torch.from_numpy(pixels[band]).to(x.device)  # to a GPU as bytes
+        x[band, :width] = _sent(torch.from_numpy(pixels[band]), x.device)  # to a GPU as bytes
         x[band, :width] /= 255
     x[:height, width:] = x[:height, width - 1 : width]
     x[height:] = x[height - 1]
@@ -336,10 +336,18 @@ def _to_map(pixels: Pixels, scale: int, engine: Engine) -> Tensor:
 def _to_pixels(x: Tensor, size: tuple[int, int], *, grey: bool = False) -> Pixels:
     """The upper left (H, W) of a float map as 8-bit pixels; if grey, of the mean of its channels."""
     height, width = size
-    pixels = np.empty((height, width, 3), np.uint8)
+    on_gpu = x.device.type == "cuda"
+    pixels = torch.empty(height, width, 3, dtype=torch.uint8, pin_memory=on_gpu)
     for top in range(0, height, _BAND):
         band = x[top : min(top + _BAND, height), :width] * 255
         if grey:
             band = band.mean(2, keepdim=True)
-        pixels[top : top + _BAND] = band.round_().clamp_(0, 255).to(torch.uint8).cpu().numpy()
-    return pixels
+        pixels[top : top + _BAND].copy_(band.round_().clamp_(0, 255).to(torch.uint8), non_blocking=on_gpu)
+    if on_gpu:
+        torch.cuda.synchronize(x.device)
+    return pixels.numpy()
+
+
+def _sent(part: Tensor, device: torch.device) -> Tensor:
+    """Part of a picture on the device; to a GPU it travels from page-locked memory, while the next part is made."""
+    return part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part.to(device)
