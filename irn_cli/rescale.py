@@ -117,7 +117,7 @@ class Rescaler:
         if not keep_latent:
             del u  # as large as the picture in float32, and not needed any more
         warnings = list(picture.warnings)
-        reference = bicubic_small(pixels, self.scale)
+        reference = bicubic_small(pixels, self.scale, self._device)
         artifact = find_artifact(small, reference)
         if artifact.deviation > THRESHOLD:
             if on_artifact == "fail":

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+_CPU = torch.device("cpu")
 _BAND = 64  # rows of the small picture at a time
 
 
@@ -48,12 +49,13 @@ def _resize(x: Tensor, size: tuple[int, int], kernel: Callable[[Tensor], Tensor]
     return x
 
 
-def bicubic_small(pixels: NDArray[np.uint8], scale: int) -> NDArray[np.float32]:
+def bicubic_small(pixels: NDArray[np.uint8], scale: int, device: torch.device = _CPU) -> NDArray[np.float32]:
     """Make an original small by bicubic interpolation, a band of rows at a time.
 
     Args:
         pixels: (H, W, 3), any size; its last row and column are repeated up to a multiple of the scale.
         scale: how many times smaller.
+        device: where to compute.
 
     Returns:
         (ceil(H / s), ceil(W / s), 3) levels, 0 to 255, not rounded.
@@ -65,9 +67,9 @@ def bicubic_small(pixels: NDArray[np.uint8], scale: int) -> NDArray[np.float32]:
         bottom = min(top + _BAND, height)
         first, last = max(top - 2, 0), min(bottom + 2, height)  # the stretched kernel reaches two small pixels
         rows = np.minimum(np.arange(first * scale, last * scale), pixels.shape[0] - 1)
-        band = torch.from_numpy(pixels[rows].take(columns, 1)).permute(2, 0, 1).contiguous().float()
+        band = torch.from_numpy(pixels[rows].take(columns, 1)).to(device).permute(2, 0, 1).contiguous().float()
         reduced = bicubic(band, (last - first, width))[:, top - first : bottom - first]
-        small[top:bottom] = reduced.clamp(0, 255).permute(1, 2, 0).numpy()
+        small[top:bottom] = reduced.clamp(0, 255).permute(1, 2, 0).cpu().numpy()
     return small
 
 
