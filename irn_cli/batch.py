@@ -34,6 +34,7 @@ from irn_cli.record import Record
 from irn_cli.rescale import HUGE, OnArtifact, Pixels, Rescaler
 from irn_cli.weights import DEFAULT_MODELS, find_by_hash
 
+_WRITERS = 4  # a GPU makes pictures faster than one core encodes them
 SMALL = 1 << 19  # pixels up to which a picture is quicker done by one core than shared by several
 
 # What each becomes ----------------------------------------------------------------------------------------------------
@@ -338,7 +339,7 @@ def _told(pending: "deque[Outcome | _Ending]", most: int) -> Iterator[Outcome]:
 
 
 class _Line:
-    """The assembly line: one thread decodes ahead, the caller's runs the network, one encodes what is done.
+    """The assembly line: one thread decodes ahead, the caller's runs the network, others encode what is done.
 
     Where several small pictures may be worked on at once, each has one thread of another pool for all but encoding.
     """
@@ -349,11 +350,11 @@ class _Line:
     ) -> None:  # fmt: skip
         self._work, self._outputs, self._strip, self._max_pixels = work, outputs, strip, max_pixels
         self._at_once, self._started, self._stopped = at_once, started, stopped
-        self._reader, self._writer = ThreadPoolExecutor(1, "irn-read"), ThreadPoolExecutor(1, "irn-write")
+        self._reader, self._writers = ThreadPoolExecutor(1, "irn-read"), ThreadPoolExecutor(_WRITERS, "irn-write")
         share = partial(torch.set_num_threads, max(torch.get_num_threads() // at_once, 1))
         self._small = ThreadPoolExecutor(at_once, "irn-small", share)
         self._ahead: Future[Picture] | None = None
-        self._last_write: Future[None] | None = None
+        self._free = threading.Semaphore(_WRITERS)
 
     def begin(self, job: Job, following: Job | None) -> "_Ending":
         """Do all of a job but wait for its files to be written; a small one is only handed on."""
@@ -377,12 +378,12 @@ class _Line:
             for target, content in self._work(begun.job, picture, begun.facts):
                 if self._outputs.skip_existing and target.exists():
                     continue
-                if self._last_write:
-                    wait([self._last_write])  # about one picture waits to be written
-                self._last_write = self._writer.submit(self._store, target, content)
-                begun.writes.append((target, self._last_write))
+                self._free.acquire()  # so that few pictures wait to be written
+                writing = self._writers.submit(self._store, target, content)
+                writing.add_done_callback(lambda _: self._free.release())
+                begun.writes.append((target, writing))
                 if alone:
-                    wait([self._last_write])
+                    wait([writing])
         except _FAILURES as error:
             begun.error = error
         begun.facts["seconds"] = time.perf_counter() - begin
@@ -393,7 +394,7 @@ class _Line:
     def stop(self) -> None:
         """Begin nothing more; what is being written is finished."""
         self._stopped.set()
-        for pool in (self._reader, self._small, self._writer):
+        for pool in (self._reader, self._small, self._writers):
             pool.shutdown(cancel_futures=True)
         # A thread's own setting is also what torch gives to threads that start later: put back the caller's.
         torch.set_num_threads(torch.get_num_threads())

@@ -75,6 +75,33 @@ def test_others_have_the_callers_thread_one_by_one(tmp_path: Path, pixels: int, 
     assert seen == {threading.current_thread()}
 
 
+def test_several_are_encoded_while_the_next_are_worked_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meeting, plan = threading.Barrier(2, timeout=30), jobs(tmp_path, 4, SMALL + 1)
+
+    def meet(*arguments: Any, **options: Any) -> None:
+        meeting.wait()
+        write(*arguments, **options)
+
+    monkeypatch.setattr("irn_cli.batch.write", meet)
+    outcomes = list(run(plan, doing(lambda _: None), Outputs()))
+    assert [outcome.outputs for outcome in outcomes] == [job.targets for job in plan]
+
+
+def test_few_wait_to_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, held, most = [], threading.Event(), []
+    plan = jobs(tmp_path, 12, SMALL + 1)
+
+    def hold(*arguments: Any, **options: Any) -> None:
+        held.wait(30)
+        write(*arguments, **options)
+
+    monkeypatch.setattr("irn_cli.batch.write", hold)
+    threading.Timer(0.5, lambda: (most.append(len(begun)), held.set())).start()
+    outcomes = list(run(plan, doing(begun.append), Outputs()))
+    assert {outcome.status for outcome in outcomes} == {"done"}
+    assert most[0] <= 5  # four are being encoded, and one waits
+
+
 def test_outcomes_come_in_order_and_failures_with_them(tmp_path: Path) -> None:
     plan = jobs(tmp_path, 9)
 
