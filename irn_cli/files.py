@@ -2,7 +2,7 @@
 
 import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,16 +29,16 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
     _require_free(target, overwrite)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".irn-", suffix=".part", dir=target.parent)
+        # Not by `tempfile`: its files are private, and how public others are is asked by setting the process's umask.
+        temporary = target.with_name(f".irn-{secrets.token_hex(8)}.part")
+        stream = temporary.open("xb")
     except OSError as error:
         raise _output_error(target, error) from error
-    temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; ours are as public as any other output
         if overwrite:
             temporary.replace(target)
         else:
@@ -86,10 +86,3 @@ def _put_new(temporary: Path, target: Path) -> None:
 
 def _output_error(target: Path, error: OSError) -> OutputError:
     return OutputError(f"cannot write {target}: {error.strerror or error}")
-
-
-def _umask() -> int:
-    """The process's umask, which the operating system only tells while setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

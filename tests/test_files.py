@@ -23,6 +23,13 @@ def test_a_file_appears_whole_with_public_permissions(tmp_path: Path) -> None:
     assert [entry.name for entry in target.parent.iterdir()] == [target.name]
 
 
+def test_other_threads_never_see_another_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the whole process's: a file that another thread makes meanwhile would be private, or every one after it."""
+    monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the umask was set"))
+    with atomic_write(tmp_path / "a.txt") as stream:
+        stream.write(b"1")
+
+
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     target.write_text("old")
