@@ -70,6 +70,7 @@ class Job:
     source: Path
     targets: tuple[Path, ...]  # all that may be written for it
     pixels: int = 0  # of the large picture, made small or to be made, as far as known
+    together: bool = False  # whether the targets are of use only with each other: a picture and its latent
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def plan_downscale(found: Sequence[Found], outputs: Outputs, scale: int, *, keep
         _check_format(target, small=True)
         if keep_latent and target == STREAM:
             raise UsageError("--keep-latent needs a file beside which the latent can lie, not standard output")
-        plan.append(_job(one, [target, latent_path(target)] if keep_latent else [target], 1))
+        targets = [target, latent_path(target)] if keep_latent else [target]
+        plan.append(_job(one, targets, 1, together=keep_latent))
     _check(plan)
     return plan
 
@@ -150,9 +152,9 @@ def plan_upscale(
     return plan
 
 
-def _job(found: Found, targets: list[Path], factor: int) -> Job:
+def _job(found: Found, targets: list[Path], factor: int, *, together: bool = False) -> Job:
     height, width = found.header.size if found.header else (0, 0)
-    return Job(found.path, tuple(targets), height * width * factor**2)
+    return Job(found.path, tuple(targets), height * width * factor**2, together)
 
 
 def _check_format(target: Path, *, small: bool) -> None:
@@ -463,6 +465,10 @@ def _decided(item: Job | Outcome, outputs: Outputs) -> Job | Outcome:
     there = [target for target in targets if os.path.lexists(target)]
     if outputs.skip_existing and len(there) == len(item.targets):
         return Outcome(item.source, "skipped", reason=f"{there[0]} exists already")
+    if there and outputs.skip_existing and item.together:
+        missing = next(target for target in item.targets if target not in there)
+        told = f"{there[0]} exists already, without {missing} that belongs to it (--force makes both)"
+        return Outcome(item.source, "failed", reason=told)
     if there and not outputs.force and not outputs.skip_existing:
         told = f"{there[0]} exists already (--force replaces it, --skip-existing passes over it)"
         return Outcome(item.source, "failed", reason=told)

@@ -174,6 +174,24 @@ def test_kept_latent_is_found_beside_its_picture(run: Run) -> None:
     ended(run("upscale a_down4.png b_down4.png --latent moved.safetensors"), 2, told="belongs to one picture")
 
 
+def test_a_latent_is_never_put_beside_a_picture_of_another_run(run: Run) -> None:
+    """In bfloat16, or by other weights, the small picture is another, and would no longer be enlarged at all."""
+    photo("a.png", 40, 60)
+    run("downscale a.png")
+    small, latent = Path("a_down4.png"), Path("a_down4.latent.safetensors")
+    again = "downscale a.png --keep-latent --skip-existing"
+    ended(run(again), 1, told=f"{small} exists already, without {latent} that belongs to it (--force makes both)")
+    assert not latent.exists()
+    small.rename("b.png")
+    latent.write_bytes(b"of another run")
+    ended(run(again), 1, told=f"{latent} exists already, without {small} that belongs to it")
+    assert not small.exists()
+    ended(run("downscale a.png --keep-latent --force"), 0)
+    ended(run(again), 0, told=f"skipped: {small} exists already")
+    ended(run("upscale a_down4.png"), 0)
+    assert np.array_equal(read("a_up4.png").pixels, read("a.png").pixels)
+
+
 def test_verification(run: Run) -> None:
     photo("a.png", 40, 60)
     told = ended(run("downscale a.png --verify"), 0, told="restores at ").stderr
