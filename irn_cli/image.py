@@ -43,6 +43,7 @@ _LOSSY: dict[str, tuple[str, dict[str, Any]]] = {
     ".jpg": ("JPEG", {"quality": 95, "subsampling": "4:4:4"}),
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": "4:4:4"}),
 }
+_LONGEST = {"WEBP": 16383, "JPEG": 65500}  # pixels a side
 _REDUCED = "samples of more than 8 bits were reduced to 8"
 _BAND = 256  # rows converted at a time
 _TEXT_KEY = "irn"  # the PNG text chunk that holds a record
@@ -142,12 +143,16 @@ def write(path: str | os.PathLike[str] | BinaryIO, picture: Picture, *, overwrit
         _encode(path, picture, *_LOSSLESS[".png"])
         return
     kind, options = output_format(Path(path), small=isinstance(picture.record, Record))
-    if kind == "WEBP" and max(picture.size) > 16383:
-        raise OutputError(f"cannot write {path}: WebP holds at most 16383 pixels a side; write a PNG or TIFF instead")
+    if kind in _LONGEST and max(picture.size) > _LONGEST[kind]:
+        told = f"{kind} holds at most {_LONGEST[kind]} pixels a side; write a PNG or TIFF instead"
+        raise OutputError(f"cannot write {path}: {told}")
     if kind == "JPEG" and picture.alpha is not None:
         raise OutputError(f"cannot write {path}: JPEG has no transparency; write a PNG, WebP or TIFF instead")
     with atomic_write(path, overwrite=overwrite) as stream:
-        _encode(stream, picture, kind, options)
+        try:
+            _encode(stream, picture, kind, options)
+        except ValueError as error:  # EXIF or XMP beyond the 64 kB that JPEG has for each
+            raise OutputError(f"cannot write {path}: {error}; write a PNG, WebP or TIFF instead") from error
 
 
 def output_format(path: Path, *, small: bool) -> tuple[str, dict[str, Any]]:

@@ -324,8 +324,14 @@ def test_small_pictures_are_never_written_lossily(tmp_path: Path, suffix: str, w
 def test_formats_limits_are_told(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="at most 16383"):
         write(tmp_path / "a.webp", Picture(noise(1, 16384)))
+    with pytest.raises(OutputError, match="at most 65500"):
+        write(tmp_path / "a.jpg", Picture(noise(1, 65501)))
+    for name in ("exif", "xmp"):
+        with pytest.raises(OutputError, match=rf"a\.jpg: {name.upper()} data is too long; write a PNG"):
+            write(tmp_path / "a.jpg", Picture(noise(8, 8), **{name: b"Exif\0\0" + bytes(70_000)}))
     with pytest.raises(OutputError, match="no transparency"):
         write(tmp_path / "a.jpg", Picture(noise(8, 8), noise(8, 8, 1)[..., 0]))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif", "avif"])
