@@ -24,6 +24,8 @@ class IRNConfig:
     clamp: float = 1.0  # c: the coupling's log-scale s lies in (-c, c)
 
     def __post_init__(self) -> None:
+        if not all(type(count) is int for count in (*self.blocks, self.growth)):
+            raise ValueError(f"blocks and growth must be whole numbers, not {self.blocks} and {self.growth}")
         if not 1 <= len(self.blocks) <= 3 or min(self.blocks) < 1:
             raise ValueError(f"blocks must be 1 to 3 counts of at least 1 (scales 2, 4, 8), not {self.blocks}")
         if self.growth < 1 or not math.isfinite(self.clamp) or self.clamp <= 0:

@@ -121,7 +121,17 @@ def test_upscale_refuses_a_latent_of_another_size(tiny_model: Callable[..., IRN]
 
 
 @pytest.mark.parametrize(
-    "settings", [{"blocks": ()}, {"blocks": (1, 0)}, {"blocks": (1,) * 4}, {"growth": 0}, {"clamp": 0.0}]
+    "settings",
+    [
+        {"blocks": ()},
+        {"blocks": (1, 0)},
+        {"blocks": (1, 1.0)},
+        {"blocks": (1,) * 4},
+        {"growth": 0},
+        {"growth": 8.5},
+        {"growth": True},
+        {"clamp": 0.0},
+    ],
 )
 def test_configurations_that_cannot_be(settings: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="must be"):
