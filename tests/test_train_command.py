@@ -87,6 +87,23 @@ def test_what_is_validated_on_is_not_trained_on(train: Train, tmp_path: Path) ->
     assert "1 pictures to train on, 1 to validate on" in result.stderr
 
 
+def test_a_picture_that_is_found_twice_is_one(train: Train, tmp_path: Path) -> None:
+    """Else it could be held out under one name and trained on under the other."""
+    (tmp_path / "data" / "more").mkdir(parents=True)
+    for k in range(10):
+        (tmp_path / "data" / "more" / f"{k}.jpg").write_bytes((PHOTOS / "rocket.jpg").read_bytes())
+    result = train(*COMMON[2:], "--data", "data", "--data", str(tmp_path / "data" / "more"), "--dry-run")
+    assert result.exception is None, result.exception
+    assert "9 pictures to train on, 1 to validate on" in result.stderr
+
+
+def test_the_notes_name_each_changed_value_once(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text("lr = 1e-3\nblocks = 1\ngrowth = 8\n")
+    assert train(*COMMON, "-o", "run", "--lr", "5e-4", "--stop-after", "1", "-q").return_value == 0
+    notes = read_info(tmp_path / "run" / "weights.safetensors").notes
+    assert notes["recipe"] == "irn with scale = 2, batch = 2, patch = 32, lr = 0.0005, blocks = 1, growth = 8"
+
+
 def test_a_broken_picture_is_not_held_out(train: Train, tmp_path: Path) -> None:
     """Of these ten names the broken one's would be chosen."""
     (tmp_path / "data").mkdir()

@@ -201,6 +201,7 @@ def _fresh(config: IRNConfig, seed: int) -> IRN:
 def _pictures(request: Request, recipe: Recipe) -> tuple[list[Path], DataSet | None]:
     """What to train on, and what to validate on: a directory of its own, or a few pictures held out."""
     found = [path for directory in request.data for path in find_data_set(directory).pictures]
+    found = list({path.resolve(): path for path in found}.values())  # one folder may lie in another
     if request.validation is not None:
         validation = find_data_set(request.validation)
         reason = _obstacle(validation.pictures[0], recipe.scale)
@@ -225,10 +226,12 @@ def _obstacle(path: Path, scale: int) -> str | None:
 
 
 def _notes(request: Request, model: IRN, recipe: Recipe, pictures: Pictures, step: Step) -> dict[str, str]:
-    options = [f"{key} = {value}" for key, value in (request.overrides or {}).items() if value is not None]
-    options += [f"{key} = {value}" for key, value in (read_config(request.config) if request.config else {}).items()]
+    given = {key: value for key, value in (request.overrides or {}).items() if value is not None}
+    config = read_config(request.config) if request.config else {}
+    changed = given | {key: value for key, value in config.items() if key not in given}
+    told = ", ".join(f"{key} = {value}" for key, value in changed.items())
     notes = {
-        "recipe": " with ".join([request.recipe or "irn", *filter(None, [", ".join(options)])]),
+        "recipe": (request.recipe or "irn") + (f" with {told}" if told else ""),
         "data": f"{len(pictures)} pictures of {', '.join(path.resolve().name for path in request.data)}",
         "hardware": f"{_hardware(step.device)}, {step.precision}",
         "software": f"torch {torch.__version__}, Python {platform.python_version()}",
