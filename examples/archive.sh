@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # An archive in which every picture is known to come back well: each small picture is restored at once, and where that
 # falls short of MIN_DB (PSNR on Y) the original itself is kept. What became of each stands in ARCHIVE/journal.jsonl.
+# Run it again after an interruption: what is done is passed over.
 # usage: archive.sh PHOTOS ARCHIVE [MIN_DB]
 set -euo pipefail
 photos=$1 archive=$2 min_db=${3:-30}
 
 mkdir -p "$archive"
-irn downscale "$photos" -o "$archive" --min-psnr "$min_db" --on-artifact fail --json >"$archive/journal.jsonl" ||
+irn downscale "$photos" -o "$archive" --min-psnr "$min_db" --on-artifact fail --skip-existing --json >"$archive/journal.jsonl" ||
   [ $? -eq 1 ] # some fell short, or could not be read: they are copied below
 
 python3 - "$photos" "$archive" <<'PYTHON'

@@ -63,6 +63,8 @@ def test_archive(script: Script) -> None:
     assert made("archive") == ["a b/two.png", "journal.jsonl", "one_down4.png"]
     assert told.startswith("kept as it is: photos/a b/two.png: photos/a b/two.png is not a picture")
     assert Path("archive/a b/two.png").read_text() == "no picture"
+    script("archive.sh", "photos", "archive", "5")
+    assert made("archive") == ["a b/two.png", "journal.jsonl", "one_down4.png"]
 
 
 def test_samples(script: Script) -> None:
