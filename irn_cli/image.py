@@ -331,10 +331,15 @@ def _as_stored(upright: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8
 _DESCRIPTIVE = {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298, 0x8769, 0x8825}
 
 
+_EMPTY_EXIF = 20  # bytes of EXIF with nothing in it: "Exif", a header, a directory of no entries
+
+
 def _exif(image: Image.Image, warnings: list[str]) -> tuple[int, bytes | None]:
     """The orientation (1 to 8), and the EXIF data without it and without the thumbnail."""
     try:
         exif = image.getexif()
+        if not exif and len(image.info.get("exif", b"")) > _EMPTY_EXIF:
+            raise ValueError("a directory that cannot be read, of which Pillow only warns")
         orientation = exif.pop(ExifTags.Base.Orientation, 1)
         for tag in [tag for tag in exif if image.format == "TIFF" and tag not in _DESCRIPTIVE]:
             del exif[tag]

@@ -122,7 +122,10 @@ def test_damaged_exif_costs_only_the_exif(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         picture = read(tmp_path / "a.jpg")
-    assert picture.size == (20, 30)
+    assert (picture.size, picture.exif) == ((20, 30), None)
+    assert picture.warnings == ("its EXIF data are damaged and were left out",)
+    Image.fromarray(smooth(20, 30)).save(tmp_path / "b.jpg", exif=b"Exif\0\0II*\0\x08" + bytes(9))  # nothing in it
+    assert read(tmp_path / "b.jpg").warnings == ()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16", "P"])
