@@ -189,8 +189,8 @@ class Engine:
 
     def _tiles(self, height: int, width: int, threads: int) -> list[Tile]:
         """Cut the map into strips narrow enough for what a tile may hold, and bands that busy all threads alike."""
-        widest = min(self._columns, self._positions // (_FEWEST_ROWS + 3) - _ALIGNMENT)
-        columns = math.ceil(width / (widest - 2 * REACH))
+        widest = min(self._columns, self._positions // (_FEWEST_ROWS + 3) - _ALIGNMENT) - 2 * REACH
+        columns = math.ceil(width / max(widest, _FEWEST_COLUMNS))
         if threads <= 1 or height * width <= _ONE_TILE:
             return Tile(0, height, 0, width).grid(1, columns)
         tiles = threads * min(4, math.ceil(height * width / threads / 2**16))  # the fewer, the less is computed twice

@@ -227,6 +227,14 @@ def test_memory_limit_makes_tiles_small_and_then_is_an_error(tiny_model: Callabl
     assert len(runner._tiles(32, 400, 1)) > 2 * len(Engine(model, CPU, "fp32")._tiles(32, 400, 1))
 
 
+def test_the_tiles_cover_the_map_however_little_a_tile_may_hold(tiny_model: Callable[..., IRN]) -> None:
+    runner = Engine(tiny_model(2), CPU, "fp32")
+    for positions in (1, 100, 500, 1710, 12_000):  # less than planned for, where the device gave out
+        runner._positions = positions
+        tiles = runner._tiles(40, 300, 1)
+        assert sum((tile.bottom - tile.top) * (tile.right - tile.left) for tile in tiles) == 40 * 300
+
+
 def test_out_of_memory_on_the_device_retries_with_less(
     tiny_model: Callable[..., IRN], monkeypatch: pytest.MonkeyPatch
 ) -> None:
