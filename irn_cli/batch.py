@@ -8,6 +8,7 @@ next and encoding the last overlap with the network. Nothing here prints: outcom
 import dataclasses
 import io
 import itertools
+import math
 import os
 import sys
 import threading
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from irn_cli.device import trim_memory
 from irn_cli.errors import InputError, IrnError, OutputError, UsageError
 from irn_cli.files import require_writable
-from irn_cli.image import MAX_PIXELS, SUFFIXES, Picture, output_format, read, write
+from irn_cli.image import FOREIGN, MAX_PIXELS, SUFFIXES, Picture, output_format, read, write
 from irn_cli.inputs import STREAM, Found
 from irn_cli.latent import Latent, latent_path, read_latent, write_latent
 from irn_cli.record import Record
@@ -92,20 +93,25 @@ class Outcome:
             "outputs": [str(path) for path in self.outputs],
             "reason": self.reason,
             "warnings": list(self.warnings),
-            **self.facts,
+            **{name: None if value == math.inf else value for name, value in self.facts.items()},  # JSON has no word
         }
 
 
 def plan_downscale(found: Sequence[Found], outputs: Outputs, scale: int, *, keep_latent: bool) -> list[Job | Outcome]:
     """Decide what each input becomes small as; a picture that irn made is passed over.
 
+    Of inputs that would be written to one file, all but the first are outcomes that failed.
+
     Raises:
-        UsageError: two inputs would be written to one file, one over another input, or in an unknown format.
+        UsageError: an input would be written over another, or in an unknown format.
         InputError: every input is passed over.
     """
     many = len(found) > 1 or not all(one.named for one in found)
     plan: list[Job | Outcome] = []
     for one in found:
+        if outcome := _passed_over(one):
+            plan.append(outcome)
+            continue
         if one.header and one.header.record:
             plan.append(Outcome(one.path, "skipped", reason="irn made it"))
             continue
@@ -115,8 +121,7 @@ def plan_downscale(found: Sequence[Found], outputs: Outputs, scale: int, *, keep
             raise UsageError("--keep-latent needs a file beside which the latent can lie, not standard output")
         targets = [target, latent_path(target)] if keep_latent else [target]
         plan.append(_job(one, targets, 1, together=keep_latent))
-    _check(plan)
-    return plan
+    return _checked(plan)
 
 
 def plan_upscale(
@@ -132,11 +137,14 @@ def plan_upscale(
     many = len(found) > 1 or not all(one.named for one in found)
     plan: list[Job | Outcome] = []
     for one in found:
+        if outcome := _passed_over(one):
+            plan.append(outcome)
+            continue
         record = one.header.record if one.header else None
         if record and not isinstance(record, Record):
             plan.append(Outcome(one.path, "skipped", reason="irn restored it"))
             continue
-        if one.header and not record and not scale and not one.named:
+        if one.header and not record and not one.header.damaged and not scale and not one.named:
             plan.append(Outcome(one.path, "skipped", reason="no record of irn in it; --scale enlarges such too"))
             continue
         factor = record.scale if record else scale or 4
@@ -148,8 +156,17 @@ def plan_upscale(
         names = [f"_{sample + 1}" for sample in range(samples)] if samples > 1 else [""]
         targets = [target if not name else target.with_stem(target.stem + name) for name in names]
         plan.append(_job(one, [*targets, target.with_stem(target.stem + "_spread")] if spread else targets, factor))
-    _check(plan)
-    return plan
+    return _checked(plan)
+
+
+def _passed_over(found: Found) -> Outcome | None:
+    """The outcome of an input that is not there, or that a folder holds in a format that we do not read."""
+    if found.missing:
+        return Outcome(found.path, "failed", reason=found.missing)
+    suffix = found.path.suffix.lower()
+    if found.header is None and not found.named and suffix in FOREIGN:
+        return Outcome(found.path, "skipped", reason=f"irn does not read {suffix}")
+    return None
 
 
 def _job(found: Found, targets: list[Path], factor: int, *, together: bool = False) -> Job:
@@ -162,24 +179,29 @@ def _check_format(target: Path, *, small: bool) -> None:
         output_format(target, small=small)
 
 
-def _check(plan: Sequence[Job | Outcome]) -> None:
-    """See before anything runs that there is something to do, and that no result meets another or an input."""
+def _checked(plan: Sequence[Job | Outcome]) -> list[Job | Outcome]:
+    """See before anything runs that there is something to do, and that no result meets another or an input.
+
+    What is passed over may be written over: it is, for the most part, an earlier run's result.
+    """
     if plan and all(isinstance(item, Outcome) for item in plan):
         reasons = "; ".join(sorted({item.reason for item in plan if isinstance(item, Outcome)}))
         raise InputError(f"nothing to do: {reasons} (all of {len(plan)}, the first is {plan[0].source})")
     makers: dict[Path, Path] = {}
-    sources = {item.source.resolve() for item in plan if item.source != STREAM}
-    for job in plan:
-        for target in job.targets if isinstance(job, Job) else ():
-            where = target.resolve()
+    sources = {item.source.resolve() for item in plan if isinstance(item, Job) and item.source != STREAM}
+    checked: list[Job | Outcome] = []
+    for item in plan:
+        targets = {target.resolve(): target for target in item.targets} if isinstance(item, Job) else {}
+        for where, target in targets.items():
             if where in sources and target != STREAM:
-                raise UsageError(f"{job.source} would be written over the input {target}")
-            if where in makers:
-                raise UsageError(
-                    f"{makers[where]} and {job.source} would both be written to {target}; do them one after the other, "
-                    "with another -o"
-                )
-            makers[where] = job.source
+                raise UsageError(f"{item.source} would be written over the input {target}")
+        if taken := next((where for where in targets if where in makers), None):
+            told = f"{targets[taken]} is what {makers[taken]} becomes: do this one by itself, with another -o"
+            checked.append(Outcome(item.source, "failed", reason=told))
+        else:
+            makers.update(dict.fromkeys(targets, item.source))
+            checked.append(item)
+    return checked
 
 
 def share(plan: Sequence[Job | Outcome], index: int, count: int) -> list[Job | Outcome]:
@@ -236,6 +258,7 @@ class Upscaler:
 
     def __call__(self, job: Job, picture: Picture, facts: dict[str, Any]) -> Iterator[tuple[Path, Content]]:
         """Yield what is to be written; facts and warnings go into `facts`."""
+        facts["warnings"] = picture.warnings
         beside = latent_path(job.source)
         if self.latent or (self.samples == 1 and beside.is_file()):
             picture = dataclasses.replace(picture, latent=read_latent(self.latent or beside))
@@ -257,7 +280,7 @@ class Upscaler:
         record = picture.record if isinstance(picture.record, Record) else None
         scale = record.scale if record else self.scale
         if scale is None:
-            raise InputError("no record of irn in it: --scale is needed to enlarge it all the same")
+            raise InputError("no usable record of irn in it: --scale is needed to enlarge it all the same")
         source = self.model or (record.weights if record else "") or str(scale)
         with self._loading:
             if source not in self._loaded:

@@ -10,10 +10,12 @@ import io
 import math
 import os
 import re
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +32,12 @@ from irn_cli.record import Record, Restored, from_text, to_text
 SUFFIXES = frozenset(
     [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".avif", ".gif"]
 )
+# Pictures all the same: found in a folder, they are told, not passed over in silence.
+FOREIGN = frozenset(
+    [".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jxr", ".psd", ".psb", ".xcf", ".exr", ".hdr", ".tga", ".mpo",
+     ".pnm", ".pbm", ".pgm", ".ppm", ".qoi", ".dng", ".raw", ".arw", ".cr2", ".cr3", ".nef", ".nrw", ".orf", ".pef",
+     ".raf", ".rw2", ".srw"]
+)  # fmt: skip
 MAX_PIXELS = 500_000_000
 _READERS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "AVIF", "GIF")
 _LOSSLESS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -46,6 +54,8 @@ _LOSSY: dict[str, tuple[str, dict[str, Any]]] = {
 _LONGEST = {"WEBP": 16383, "JPEG": 65500}  # pixels a side
 _REDUCED = "samples of more than 8 bits were reduced to 8"
 _BAND = 256  # rows converted at a time
+_MAX_TEXT = 1 << 26  # bytes of a PNG's compressed text or colour profile, unpacked
+_LIMIT = threading.Lock()  # held where Pillow's own limit, which is global, is another
 _TEXT_KEY = "irn"  # the PNG text chunk that holds a record
 _ALPHA_CHUNK = b"irNa"  # ancillary, private, safe to copy: the original's whole alpha, deflated
 _XMP_KEY = "XML:com.adobe.xmp"
@@ -67,6 +77,16 @@ class Picture:
     latent: Latent | None = None  # on a small picture: what it cannot hold, where it was kept
     warnings: tuple[str, ...] = ()  # what was lost or doubtful on the way here; one line each
 
+    def __post_init__(self) -> None:
+        """Refuse arrays of another kind with an `InputError`; copy reversed and read-only ones, which torch refuses."""
+        size = self.pixels.shape[:2]
+        for name, array, shape in (("pixels", self.pixels, (*size, 3)), ("alpha", self.alpha, size)):
+            if array is None:
+                continue
+            if array.dtype != np.uint8 or array.shape != shape or not array.size:
+                raise InputError(f"a picture's {name}: expected uint8, {shape}, found {array.dtype}, {array.shape}")
+            object.__setattr__(self, name, np.require(array, requirements=["C", "W"]))
+
     @property
     def size(self) -> tuple[int, int]:
         """(H, W)."""
@@ -79,7 +99,8 @@ class Header:
     """What a picture's file says before its pixels are decoded."""
 
     size: tuple[int, int]  # (H, W) as stored
-    record: Record | Restored | None  # none also where it cannot be read
+    record: Record | Restored | None
+    damaged: bool = False  # whether there is a record that cannot be read
 
 
 def read(source: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -119,11 +140,11 @@ def peek(source: str | os.PathLike[str] | BinaryIO) -> Header:
         InputError: no such file, or not a picture.
     """
     with _opened(source) as image:
+        size = image.height, image.width
         try:
-            record = _stored_record(image)[0]
+            return Header(size, _stored_record(image)[0])
         except RecordError:
-            record = None
-        return Header((image.height, image.width), record)
+            return Header(size, None, damaged=True)
 
 
 def write(path: str | os.PathLike[str] | BinaryIO, picture: Picture, *, overwrite: bool = False) -> None:
@@ -202,7 +223,11 @@ def _opened(source: str | os.PathLike[str] | BinaryIO) -> Iterator[ImageFile.Ima
 
 
 def _identified(stream: BinaryIO, name: str) -> ImageFile.ImageFile:
-    """Open an image without Pillow's own pixel limit, which is global state; ours is an argument."""
+    """Open an image without Pillow's own pixel limit, which is global state; ours is an argument.
+
+    Its limit of 1 MB for a PNG's texts and colour profile is raised meanwhile: the other formats hold more, which we
+    write into small pictures, and what stands in a text chunk of an original is not needed at all.
+    """
     Image.init()
     prefix = stream.read(16)
     if not prefix:
@@ -212,7 +237,12 @@ def _identified(stream: BinaryIO, name: str) -> ImageFile.ImageFile:
         factory, accept = Image.OPEN.get(kind, (None, None))
         if factory and accept and accept(prefix) is True:
             stream.seek(0)
-            return factory(stream, name)
+            with _LIMIT:
+                before, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, _MAX_TEXT
+                try:
+                    return factory(stream, name)
+                finally:
+                    PngImagePlugin.MAX_TEXT_CHUNK = before
     raise InputError(f"{name} is not a picture that we read (PNG, JPEG, WebP, TIFF, BMP, AVIF or GIF)")
 
 
@@ -275,7 +305,7 @@ def _converter(image: Image.Image, icc: bytes | None, transparent: bool, warning
     """How to turn bands of this image into 8-bit samples, (rows, W, channels) with alpha last; and its colour mode."""
     if image.mode.startswith("I;16"):
         warnings.append(_REDUCED)
-        return lambda band: ((np.asarray(band).astype(np.uint32) + 128) // 257).astype(np.uint8)[..., None], "L"
+        return partial(_from_16_bits, hidden=image.info["transparency"] if transparent else None), "L"
     if image.mode == "CMYK":
         return _cmyk_converter(icc, warnings), "RGB"
     if image.mode not in _TARGETS:
@@ -292,6 +322,13 @@ def _converter(image: Image.Image, icc: bytes | None, transparent: bool, warning
         return samples[..., None] if samples.ndim == 2 else samples
 
     return convert, target.removesuffix("A")
+
+
+def _from_16_bits(band: Image.Image, hidden: int | None) -> NDArray[np.uint8]:
+    """Grey of 16 bits as 8; where one level is transparent, with the alpha."""
+    samples = np.asarray(band).astype(np.uint32)
+    grey = ((samples + 128) // 257).astype(np.uint8)
+    return np.stack([grey] if hidden is None else [grey, np.where(samples == hidden, 0, 255).astype(np.uint8)], 2)
 
 
 def _cmyk_converter(icc: bytes | None, warnings: list[str]) -> _Convert:

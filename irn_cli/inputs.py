@@ -1,13 +1,13 @@
 """Which files a command line means: names, directories, patterns, lists, standard input; and which share of them."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from irn_cli.errors import InputError, UsageError
-from irn_cli.image import SUFFIXES, Header, peek
+from irn_cli.image import FOREIGN, SUFFIXES, Header, peek
 
 STREAM = Path("-")  # standard input; as an output, standard output
 _WILDCARDS = frozenset("*?[")
@@ -21,6 +21,7 @@ class Found:
     place: Path  # its directory below the one that was given; mirrored below the output's
     named: bool  # given by name or list, not found in a directory or by a pattern
     header: Header | None  # None where it cannot be read; that is told when its turn comes
+    missing: str = ""  # why there is no such input
 
 
 def find_pictures(sources: Sequence[str], listed: Iterable[str] = ()) -> list[Found]:
@@ -32,44 +33,50 @@ def find_pictures(sources: Sequence[str], listed: Iterable[str] = ()) -> list[Fo
         listed: more files, from a list.
 
     Returns:
-        Each file once: first what was found in directories and by patterns, sorted, then what was named. Named files
-        lie relative to the deepest directory that holds all of them.
+        Each file once: first what was found in directories and by patterns, sorted, then what was named; last what is
+        not there. Named files lie relative to the deepest directory that holds all of them.
 
     Raises:
-        InputError: something named is not there, or a directory or pattern holds no picture.
+        InputError: nothing is there: no such file, or a directory or pattern that holds no picture.
     """
     named: list[Path] = []
     found: dict[Path, Path] = {}
+    missing: dict[Path, str] = {}
     for source in sources:
         path = Path(source)
         if path == STREAM or path.is_file():
             named.append(path)
-        elif path.is_dir():
-            found.update(_in_directory(path))
+        elif source and path.is_dir():
+            found.update(files := _in_directory(path))
+            if not files:
+                missing[path] = f"no pictures in {path}"
         elif _WILDCARDS & set(source):
-            found.update(_by_pattern(path))
-        elif path.exists():
-            raise InputError(f"{source} is neither a file nor a directory; - reads standard input")
+            found.update(files := _by_pattern(path))
+            if not files:
+                missing[path] = f"no file matches {path}"
+        elif source and path.exists():
+            missing[path] = f"{path} is neither a file nor a directory; - reads standard input"
         else:
-            raise InputError(f"no such file or directory: {source}")
+            missing[path] = f"no such file or directory: {source}"
     named.extend(map(Path, listed))
+    if missing and not (found or named):
+        raise InputError(next(iter(missing.values())))
     named = [path for path in dict.fromkeys(named) if path not in found]
     directories = {path: path.parent.resolve() for path in named if path != STREAM}
     common = os.path.commonpath(directories.values()) if directories else ""
     return [
         *(Found(path, place, False, _peek(path)) for path, place in found.items()),
         *(Found(path, directories.get(path, Path()).relative_to(common), True, _peek(path)) for path in named),
+        *(Found(path, Path(), True, None, reason) for path, reason in missing.items()),
     ]
 
 
 def _in_directory(directory: Path) -> dict[Path, Path]:
-    files = {file: Path() if file == directory else file.parent.relative_to(directory) for file in walk(directory)}
-    if not files:
-        raise InputError(f"no pictures in {directory}")
-    return files
+    files = walk(directory, SUFFIXES | FOREIGN)
+    return {file: Path() if file == directory else file.parent.relative_to(directory) for file in files}
 
 
-def walk(directory: Path) -> Iterator[Path]:
+def walk(directory: Path, suffixes: Set[str] = SUFFIXES) -> Iterator[Path]:
     """Find what is named like a picture in a directory and below, in order; hidden names and linked directories not.
 
     A directory that may not be searched stands for what is in it: whoever reads it learns why that is left out.
@@ -83,8 +90,8 @@ def walk(directory: Path) -> Iterator[Path]:
         if entry.name.startswith("."):
             continue
         if entry.is_dir() and not entry.is_symlink():
-            yield from walk(entry)
-        elif entry.suffix.lower() in SUFFIXES and entry.is_file():
+            yield from walk(entry, suffixes)
+        elif entry.suffix.lower() in suffixes and entry.is_file():
             yield entry
 
 
@@ -97,8 +104,6 @@ def _by_pattern(pattern: Path) -> dict[Path, Path]:
         below = match.relative_to(base)
         if match.is_file() and not any(part.startswith(".") for part in below.parts):
             files[match] = below.parent
-    if not files:
-        raise InputError(f"no file matches {pattern}")
     return files
 
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import math
 import os
 import resource
 import signal
@@ -14,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from irn_cli.cli import irn
 from irn_cli.errors import IrnError, one_line
 from irn_cli.image import read, write
 from irn_cli.model import IRN
 from irn_cli.record import Record, Restored
-from irn_cli.rescale import Rescaler
+from irn_cli.rescale import Fidelity, Rescaler
 from irn_cli.weights import save_model
 from tests.test_rescale import photo_like
 
@@ -169,7 +170,7 @@ def test_kept_latent_is_found_beside_its_picture(run: Run) -> None:
     assert np.array_equal(read("kept.png").pixels, read("a.png").pixels)
     photo("b.png", seed=1)
     run("downscale b.png")
-    ended(run("upscale b_down4.png --latent moved.safetensors"), 1, told="the latent belongs to another picture")
+    ended(run("upscale b_down4.png --latent moved.safetensors"), 1, told="the kept latent belongs to another picture")
     ended(run("upscale b_down4.png --latent moved.safetensors --samples 2"), 2, told="exclude each other")
     ended(run("upscale a_down4.png b_down4.png --latent moved.safetensors"), 2, told="belongs to one picture")
 
@@ -235,7 +236,7 @@ def test_strip(run: Run) -> None:
 
 def test_foreign_pictures_need_a_scale_and_are_warned_of(run: Run) -> None:
     photo("a.png", 5, 7)
-    ended(run("upscale a.png"), 1, told="failed: no record of irn in it: --scale is needed")
+    ended(run("upscale a.png"), 1, told="failed: no usable record of irn in it: --scale is needed")
     result = ended(run("upscale a.png -s 2"), 0, told="warning: no record of irn in it: restoring a foreign picture")
     assert result.stderr.count("warning") == 1
     assert read("a_up2.png").size == (10, 14)
@@ -327,11 +328,47 @@ def test_outputs_are_never_inputs_again(run: Run) -> None:
 def test_collisions_are_seen_before_anything_runs(run: Run) -> None:
     photo("in/a.png")
     photo("in/a.jpg")
-    ended(run("downscale in"), 2, told="in/a.jpg and in/a.png would both be written to in/a_down4.png")
     photo("b.png")
     ended(run("downscale b.png -o b.png --force"), 2, told="b.png would be written over the input b.png")
     ended(run("downscale in -o small.png"), 2, told="-o small.png names one file, for a folder or several inputs")
     assert files() == ["b.png", "in/a.jpg", "in/a.png"]
+
+
+def test_inputs_of_one_name_do_not_stop_the_rest(run: Run) -> None:
+    for name in ("a.jpg", "a.png", "b.png"):
+        photo(f"in/{name}")
+    told = "in/a.png: failed: small/a_down4.png is what in/a.jpg becomes: do this one by itself, with another -o"
+    result = ended(run("downscale in -o small"), 1, told=told)
+    assert "2 done, 1 failed" in result.stderr
+    before = Path("small/a_down4.png").read_bytes()
+    ended(run("downscale in -o small --force"), 1, told=told)
+    assert Path("small/a_down4.png").read_bytes() == before
+    assert "2 skipped, 1 failed" in ended(run("downscale in -o small --skip-existing"), 1).stderr
+
+
+@pytest.mark.parametrize("place", [[], ["-o", "in/there"]])
+def test_a_folder_that_holds_its_results_goes_on_and_is_done_again(run: Run, place: list[str]) -> None:
+    photo("in/a.png")
+    ended(run(["downscale", "in", *place]), 0, told="in/a.png -> in/")
+    photo("in/b.png")
+    for command in ("downscale", "upscale"):
+        ended(run([command, "in", *place, "--skip-existing"]), 0)
+        ended(run([command, "in", *place]), 1, told="exists already (--force")
+        ended(run([command, "in", *place, "--skip-existing"]), 0)
+        ended(run([command, "in", *place, "--force"]), 0, told="2 done, ")
+
+
+def test_pictures_that_irn_does_not_read_are_told(run: Run) -> None:
+    photo("in/a.png")
+    for name in ("b.HEIC", "c.cr2", "notes.txt", ".hidden.heic"):
+        Path("in", name).write_bytes(b"foreign")
+    photo("misnamed.jpg").rename("in/d.heic")
+    result = ended(run("downscale in"), 0, told="in/b.HEIC: skipped: irn does not read .heic\n")
+    assert "2 done, 2 skipped" in result.stderr
+    Path("in/a.png").unlink()
+    Path("in/d.heic").unlink()
+    ended(run("upscale in --force"), 0, told="in/c.cr2: skipped: irn does not read .cr2\n")
+    ended(run("downscale in/b.HEIC"), 1, told="in/b.HEIC is not a picture that we read")
 
 
 def test_nothing_is_overwritten_unless_forced(run: Run) -> None:
@@ -454,6 +491,46 @@ def test_what_is_not_there(run: Run) -> None:
     ended(run("downscale"), 2, told="Missing argument")
     Path("list").write_text("none.png\n")
     ended(run("downscale --files-from list"), 1, told="failed: no such file: none.png")
+
+
+def test_what_is_not_there_does_not_stop_the_rest(run: Run) -> None:
+    photo("a.png")
+    Path("empty").mkdir()
+    result = ended(
+        run(["downscale", "none.png", "empty", "*.jpg", "", "a.png", "-o", "out"]), 1, told="1 done, 4 failed"
+    )
+    for told in ("no such file or directory: none.png", "no pictures in empty", "no file matches *.jpg"):
+        assert f"failed: {told}\n" in result.stderr
+    assert files() == ["a.png", "out/a_down4.png"]
+
+
+def test_a_record_that_cannot_be_read_is_told(run: Run) -> None:
+    photo("a.png")
+    ended(run("downscale a.png -o small/"), 0)
+    image = Image.open("small/a_down4.png")
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("irn", image.info["irn"].replace('"irn":1', '"irn":2'))
+    image.save("small/a_down4.png", pnginfo=chunks)
+    ended(run("upscale small"), 1, told="warning: a record of format 2: a newer irn is needed")
+
+
+def test_more_metadata_than_a_jpeg_holds(run: Run) -> None:
+    photo("a.png")
+    image, exif = Image.open("a.png"), Image.Exif()
+    exif[0x010E] = "d" * 70_000
+    image.save("a.png", exif=exif)
+    ended(run("downscale a.png"), 0)
+    ended(run("upscale a_down4.png -o b.jpg"), 1, told="failed: cannot write b.jpg: EXIF data is too long; ")
+    ended(run("upscale a_down4.png -o b.jpg --strip"), 0)
+
+
+def test_json_is_strict(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo("a.png")
+    monkeypatch.setattr(Rescaler, "verify", lambda *_: Fidelity(math.inf, 50.0))
+    result = run("downscale a.png --verify --json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout, parse_constant=lambda word: pytest.fail(f"JSON has no {word}"))
+    assert (found["psnr_y"], found["psnr_rgb"]) == (None, 50)
 
 
 def test_a_place_that_cannot_be_written(run: Run) -> None:

@@ -168,6 +168,19 @@ def test_16_bits_are_never_cut_in_silence(tmp_path: Path, color_type: int, chann
     assert picture.warnings == ("samples of more than 8 bits were reduced to 8",)
 
 
+def test_colour_key_of_16_bit_grey(tmp_path: Path) -> None:
+    levels = np.array([[0, 1000, 1001, 65535]], np.uint16)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    key = b"tRNS" + (1000).to_bytes(2, "big")
+    (tmp_path / "a.png").write_bytes(
+        data[:33] + b"\0\0\0\2" + key + zlib.crc32(key).to_bytes(4, "big") + data[33:]
+    )  # behind the header
+    picture = read(tmp_path / "a.png")
+    assert picture.alpha.tolist() == [[255, 0, 255, 255]]
+    assert picture.pixels[0, :, 0].tolist() == [0, 4, 4, 255]
+
+
 def test_avif_of_10_bits_is_not_cut_in_silence() -> None:
     # Pillow does not write it: 6x4 pixels of level 512 of 1023.
     data = base64.b64decode(
@@ -291,6 +304,17 @@ def test_everything_travels_through_a_file(tmp_path: Path, suffix: str, mode: st
         assert back.mode == mode
 
 
+def test_large_profiles_and_texts_do_not_cost_the_picture(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() + bytes(2_000_000)
+    write(tmp_path / "a.png", Picture(noise(8, 8), icc=profile))
+    assert read(tmp_path / "a.png").icc == profile
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("workflow", "x" * 2_000_000, zip=True)
+    Image.fromarray(noise(8, 8)).save(tmp_path / "b.png", pnginfo=chunks)
+    assert np.array_equal(read(tmp_path / "b.png").pixels, noise(8, 8))
+    assert PngImagePlugin.MAX_TEXT_CHUNK == 1 << 20  # Pillow's, for everyone else
+
+
 def test_metadata_do_not_grow_from_file_to_file(tmp_path: Path) -> None:
     picture = Picture(noise(9, 9), record=record_of(noise(9, 9)), xmp=XMP)
     for number in range(3):
@@ -389,6 +413,7 @@ def test_a_damaged_record_is_a_warning_not_a_loss(tmp_path: Path) -> None:
     assert picture.record is None
     assert "unknown kind" in picture.warnings[0]
     assert peek(tmp_path / "a.png").record is None
+    assert peek(tmp_path / "a.png").damaged
 
 
 @pytest.mark.parametrize("alpha", [b"nonsense", zlib.compress(bytes(32 * 32 - 1)), zlib.compress(bytes(32 * 32 + 1))])
@@ -423,6 +448,20 @@ def test_nothing_large_is_unpacked_into_a_picture_of_another_size(tmp_path: Path
     tracemalloc.stop()
     assert picture.full_alpha is None
     assert most < 20e6
+
+
+def test_arrays_of_another_kind_are_refused() -> None:
+    good = noise(4, 6)
+    for bad in (good[..., 0], good.astype(np.float32), np.dstack([good, good[..., :1]]), good[:0]):
+        with pytest.raises(InputError, match="a picture's pixels: expected uint8"):
+            Picture(bad)
+    with pytest.raises(InputError, match=r"a picture's alpha: expected uint8, \(4, 6\), found uint8, \(4, 5\)"):
+        Picture(good, good[:, :5, 0])
+    reversed_ = Picture(good[::-1, :, ::-1]).pixels  # as from OpenCV
+    assert min(reversed_.strides) > 0
+    assert np.array_equal(reversed_, good[::-1, :, ::-1])
+    assert Picture(np.broadcast_to(np.uint8(3), (4, 6, 3))).pixels.flags.writeable
+    assert Picture(good).pixels is good
 
 
 def test_streams_are_read_and_written() -> None:
