@@ -191,7 +191,7 @@ def downscale(
     \b
     Example:
       irn downscale photo.jpg              # writes photo_down4.png
-      irn downscale photos -o small        # mirrors the tree of photos under small
+      irn downscale photos -o small        # mirrors the tree of photos in small
     """
     _wait_asleep()
     from irn_cli.batch import Downscaler, plan_downscale
@@ -242,8 +242,8 @@ def upscale(
 
     \b
     Example:
-      irn upscale photo_down4.png              # writes photo_up4.png
-      irn upscale small -o large --samples 3   # three restorations of each picture
+      irn upscale photo_down4.png             # writes photo_up4.png
+      irn upscale small -o large --samples 3  # three restorations of each picture
     """
     _wait_asleep()
     from irn_cli.batch import Upscaler, plan_upscale
@@ -395,7 +395,7 @@ def eval_(
 
     \b
     Example:
-      irn eval --data Set5 --data Set14 -m irn-x4 --baseline bicubic --samples 5 --report report.html
+      irn eval --data Set5 --data Set14 -m irn-x4 --samples 5 --report eval.html
     """
     from irn_cli import report
     from irn_cli.device import tune_allocator

@@ -315,11 +315,10 @@ def load(dataset: DataSet, path: Path, scale: int, crop: int) -> Original:
     """
     picture = read(path)
     height, width = (side - side % scale for side in picture.size)
-    need = max(WINDOW * scale, WINDOW + 2 * crop)
+    need = max(WINDOW, -(-(WINDOW + 2 * crop) // scale)) * scale
     if min(height, width) < need:
-        raise InputError(
-            f"{path} is too small to be measured: expected at least {need} pixels a side, found {width} x {height}"
-        )
+        found = " x ".join(map(str, picture.size[::-1]))
+        raise InputError(f"{path} is too small to be measured: expected at least {need} pixels a side, found {found}")
     mode = "L" if (dataset.name.lower(), path.stem.lower()) in _GREY else picture.mode
     cropped = Picture(np.ascontiguousarray(picture.pixels[:height, :width]), mode=mode)
     return Original(cropped, resize.bicubic_small(cropped.pixels, scale).round().astype(np.uint8))

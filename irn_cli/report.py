@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from irn_cli.device import resolve_device, resolve_precision
+from irn_cli.errors import one_line
 from irn_cli.evaluate import DataSet, Failure, Method, Network, Score, Summary, summarise
 from irn_cli.files import atomic_write
 
@@ -149,7 +150,7 @@ def follow(rows: Iterable[Score | Failure], told: dict[str, Any], *, quiet: bool
                 continue
             failures.append(row)
             place = f"{row.dataset}/{row.name}" + (f" ({row.method})" if row.method else "")
-            console.print(Text(f"irn: {place}: {row.error}"), soft_wrap=True)
+            console.print(Text(f"irn: {one_line(f'{place}: {row.error}')}"), soft_wrap=True)
     return Results(told, tuple(scores), tuple(failures))
 
 
@@ -186,17 +187,20 @@ def show(results: Results, *, stderr: bool = False) -> None:
 
 
 def write_text(file: str, text: str, *, overwrite: bool = False) -> None:
-    """Write text to a file, or to standard output for `-`.
+    r"""Write text to a file, or to standard output for `-`.
+
+    Bytes of a name that are no UTF-8 are written as JSON does: \udce9.
 
     Raises:
         OutputError: the file exists already or cannot be written.
     """
+    data = text.encode("utf-8", "backslashreplace")
     if file == "-":
-        sys.stdout.write(text)
+        sys.stdout.write(data.decode())
         sys.stdout.flush()
         return
     with atomic_write(file, overwrite=overwrite) as stream:
-        stream.write(text.encode())
+        stream.write(data)
 
 
 def caption(told: dict[str, Any]) -> str:

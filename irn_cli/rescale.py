@@ -182,9 +182,10 @@ class Rescaler:
         latent = picture.latent
         if latent:
             u = self._with_latent(picture.pixels, digest, latent)  # (h, w, 3 s^2)
-            seed, temperature, sample = 0, 0.0, 0
+            drawn = 0, 0.0, 0
         else:
             u = self._draw(picture.pixels, digest, seed, temperature, sample)
+            drawn = int(seed), float(temperature), int(sample)  # NumPy's numbers are none for a record
         x = self._engine(latent is not None).upscale(u, self.progress)  # (s h, s w, 3)
         del u
         if x.numel() > 3 * HUGE:
@@ -207,7 +208,7 @@ class Rescaler:
             alpha=alpha,
             mode=mode,
             icc=icc,
-            record=Restored(self.scale, self.model.name, self.model.revision, self.hash, seed, temperature, sample),
+            record=Restored(self.scale, self.model.name, self.model.revision, self.hash, *drawn),
             full_alpha=None,
             latent=None,
             warnings=tuple(warnings),
@@ -261,7 +262,10 @@ class Rescaler:
         height, width = pixels.shape[:2]
         channels = self.model.config.latent_channels
         if latent.pixels != digest:
-            raise InputError("the latent belongs to another picture, or the small picture has changed since")
+            raise InputError(
+                "the kept latent belongs to another picture, or the small picture has changed since; "
+                "without the latent's file one is drawn"
+            )
         if latent.z.shape != (height, width, channels) or latent.rounding.shape != (height, width, 3):
             raise InputError(
                 f"the latent does not fit: expected {(height, width, channels)}, found {tuple(latent.z.shape)}"

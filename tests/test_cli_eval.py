@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +106,16 @@ def test_unreadable_pictures_are_told_counted_and_fail_the_command(irn_eval: Cal
     assert [failure["name"] for failure in found["failures"]] == ["c.png"]
     ran = irn_eval("--data", "set", "--baseline", "area")
     assert "1 could not be measured" in ran.out
+
+
+def test_names_that_are_no_utf8_do_not_lose_the_results(irn_eval: Callable[..., Ran]) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    Path("set/a.png").rename(f"set/{name}")
+    ran = irn_eval("--data", "set", "--baseline", "area", "--json", "all.json", "--csv", "-", "--report", "page.html")
+    assert ran.status == 0
+    assert name in [picture["name"] for picture in json.loads(Path("all.json").read_text())["pictures"]]
+    assert "caf\\udce9.png" in ran.out
+    assert "caf\\udce9.png" in Path("page.html").read_text()
 
 
 def test_nothing_measurable_is_no_crash(irn_eval: Callable[..., Ran]) -> None:

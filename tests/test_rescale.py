@@ -80,6 +80,15 @@ def test_draws_depend_on_seed_sample_and_pixels_alone(tiny_model: Models) -> Non
     assert (scaler.upscale(changed).pixels != large).mean() > 0.1
 
 
+def test_seeds_out_of_an_array_do(tiny_model: Models, tmp_path: Path) -> None:
+    scaler = Rescaler(tiny_model(2))
+    small = scaler.downscale(Picture(photo_like(16, 16)))
+    large = scaler.upscale(small, seed=np.arange(4)[3], temperature=np.float32(0.5))
+    write(tmp_path / "a.png", large)
+    assert read(tmp_path / "a.png").record == scaler.upscale(small, seed=3, temperature=0.5).record
+    assert np.array_equal(large.pixels, scaler.upscale(small, seed=3, temperature=0.5).pixels)
+
+
 def test_latents_are_standard_normal_whatever_the_width(tiny_model: Models) -> None:
     scaler = Rescaler(tiny_model(4), "cpu", "fp32")
     draw = scaler._draw(np.zeros((300, 7, 3), np.uint8), "x", 0, 1.0, 0)[..., 3:]
