@@ -57,6 +57,8 @@ class Outputs:
         """Where the result of one input goes; `name` is what it is called by default."""
         if self.output is None:
             return STREAM if found.path == STREAM else found.path.with_name(name)
+        if many and Path(self.output) == STREAM:
+            raise UsageError("standard output takes one picture, not a folder or several: expected a directory")
         if many and Path(self.output).suffix.lower() in SUFFIXES and not Path(self.output).is_dir():
             raise UsageError(f"-o {self.output} names one file, for a folder or several inputs: expected a directory")
         if many or self.output.endswith(os.sep) or Path(self.output).is_dir():

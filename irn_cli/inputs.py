@@ -66,7 +66,7 @@ def find_pictures(sources: Sequence[str], listed: Iterable[str] = ()) -> list[Fo
     common = os.path.commonpath(directories.values()) if directories else ""
     return [
         *(Found(path, place, False, _peek(path)) for path, place in found.items()),
-        *(Found(path, directories.get(path, Path()).relative_to(common), True, _peek(path)) for path in named),
+        *(Found(path, directories.get(path, Path(common)).relative_to(common), True, _peek(path)) for path in named),
         *(Found(path, Path(), True, None, reason) for path, reason in missing.items()),
     ]
 
