@@ -166,7 +166,7 @@ def _passed_over(found: Found) -> Outcome | None:
     if found.missing:
         return Outcome(found.path, "failed", reason=found.missing)
     suffix = found.path.suffix.lower()
-    if found.header is None and not found.named and suffix in FOREIGN:
+    if suffix in FOREIGN and not found.named:
         return Outcome(found.path, "skipped", reason=f"irn does not read {suffix}")
     return None
 

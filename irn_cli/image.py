@@ -30,13 +30,13 @@ from irn_cli.record import Record, Restored, from_text, to_text
 
 # What `read` may be able to read.
 SUFFIXES = frozenset(
-    [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".avif", ".gif"]
+    [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".avif", ".gif"]
 )
 # Pictures all the same: found in a folder, they are told, not passed over in silence.
 FOREIGN = frozenset(
-    [".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jxr", ".psd", ".psb", ".xcf", ".exr", ".hdr", ".tga", ".mpo",
-     ".pnm", ".pbm", ".pgm", ".ppm", ".qoi", ".dng", ".raw", ".arw", ".cr2", ".cr3", ".nef", ".nrw", ".orf", ".pef",
-     ".raf", ".rw2", ".srw"]
+    [".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jxr", ".psd", ".psb", ".xcf", ".exr", ".hdr", ".tga", ".pnm",
+     ".pbm", ".pgm", ".ppm", ".qoi", ".dng", ".raw", ".arw", ".cr2", ".cr3", ".nef", ".nrw", ".orf", ".pef", ".raf",
+     ".rw2", ".srw"]
 )  # fmt: skip
 MAX_PIXELS = 500_000_000
 _READERS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "AVIF", "GIF")
@@ -126,6 +126,8 @@ def read(source: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIX
         # A camera's MPO holds previews beside its picture; frames of the other formats are pages or an animation.
         if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
             raise InputError(f"{_name(source)} has {frames} frames or pages; expected a picture of one")
+        if getattr(image, "tag_v2", {}).get(ExifTags.Base.NewSubfileType) == 1:
+            raise InputError(f"{_name(source)} shows but a preview, as raw files of cameras do; expected the picture")
         reduced = image.mode in _TARGETS and _has_deep_samples(image)
         image.load()
         return _picture(image, [_REDUCED] if reduced else [])

@@ -369,6 +369,14 @@ def test_animations_are_refused(tmp_path: Path, suffix: str) -> None:
         read(tmp_path / f"a.{suffix}")
 
 
+def test_previews_of_raw_files_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(noise(12, 16)).save(tmp_path / "a.tif", tiffinfo={254: 1})
+    with pytest.raises(InputError, match="shows but a preview"):
+        read(tmp_path / "a.tif")
+    Image.fromarray(noise(12, 16)).save(tmp_path / "a.tif", tiffinfo={254: 0})
+    assert read(tmp_path / "a.tif").size == (12, 16)
+
+
 def test_large_pictures_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
     Image.new("L", (1, 1)).save(tmp_path / "bomb.png")
     data = bytearray((tmp_path / "bomb.png").read_bytes())
