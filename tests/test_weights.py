@@ -194,7 +194,8 @@ def test_a_pickle_is_never_executed(tmp_path: Path) -> None:
     trace = tmp_path / "executed"
     torch.save({"operations.1.F.conv1.weight": _Bomb(trace)}, tmp_path / "zip.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(_Bomb(trace)))
-    for name in ("zip.pth", "plain.pth"):
+    (tmp_path / "damaged.pth").write_bytes(b"\x80\x02}}K\x01s.")  # {{}: 1}, a TypeError
+    for name in ("zip.pth", "plain.pth", "damaged.pth"):
         with pytest.raises(WeightsError, match="not a PyTorch checkpoint of plain tensors"):
             load_model(tmp_path / name)
     assert not trace.exists()
@@ -206,6 +207,7 @@ def test_checkpoints_of_something_else(tmp_path: Path) -> None:
         ([1, 2], "a mapping of names to tensors"),
         ({"layer.weight": torch.zeros(2)}, "expected tensors operations"),
         ({"operations.1.G.conv1.weight": torch.zeros(8, 3, 3, 3)}, "found nothing"),
+        ({f"operations.{n}.G.conv1.weight": torch.zeros(8, 3, 3, 3) for n in (1, 10**12)}, "expected tensors op"),
         ({}, "not an IRN checkpoint"),
     ]:
         torch.save(content, path)
