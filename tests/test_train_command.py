@@ -51,6 +51,7 @@ def test_a_run_leaves_what_it_promises_and_resumes(train: Train, tmp_path: Path)
     assert result.return_value == 0
     assert result.stdout == ""
     assert f"{COUNT} pictures to train on, {COUNT} to validate on" in result.stderr
+    assert "irn: it is validated on pictures that it is trained on" in result.stderr
     assert "step 3 (" in result.stderr
     assert "restored" in result.stderr
     names = {path.name for path in (tmp_path / "run").iterdir()}
@@ -85,6 +86,7 @@ def test_what_is_validated_on_is_not_trained_on(train: Train, tmp_path: Path) ->
     result = train(*COMMON[2:], "--data", "data", "--val", "data/valid", "--dry-run", "--seed", str(10**30))
     assert result.exception is None, result.exception
     assert "1 pictures to train on, 1 to validate on" in result.stderr
+    assert "validated on pictures" not in result.stderr
 
 
 def test_a_picture_that_is_found_twice_is_one(train: Train, tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ class Job:
     validation: DataSet | None
     checkpoint: Checkpoint | None  # what is resumed
     notes: Mapping[str, str]  # for the header of the exported weights
+    seen: bool  # whether it is validated on pictures that it is trained on
 
     @property
     def remarks(self) -> list[str]:
@@ -63,6 +64,8 @@ class Job:
         step = self.step
         held = f"{len(self.validation.pictures)} to validate on" if self.validation else "none to validate on"
         lines = [f"{len(self.pictures)} pictures to train on, {held}; {_hardware(step.device)}, {step.precision}"]
+        if self.seen:
+            lines.append("it is validated on pictures that it is trained on: other pictures will come back worse")
         lines += [f"left out: {reason}" for reason in self.pictures.skipped[:5]]
         if len(self.pictures.skipped) > 5:
             lines.append(f"left out: {len(self.pictures.skipped) - 5} more")
@@ -125,7 +128,10 @@ def prepare(request: Request) -> Job:
     pictures = load_pictures(training, recipe.scale, recipe.patch, limit)
     step = Step(model, recipe, pictures, device, precision, features)
     notes = checkpoint.notes if checkpoint else _notes(request, model, recipe, pictures, step)
-    return Job(step, run, pictures, validation, checkpoint, notes)
+    seen = validation is not None and not {path.resolve() for path in training}.isdisjoint(
+        path.resolve() for path in validation.pictures
+    )
+    return Job(step, run, pictures, validation, checkpoint, notes, seen)
 
 
 def parse_duration(text: str) -> float:
