@@ -405,6 +405,8 @@ class _Line:
             for target, content in self._work(begun.job, picture, begun.facts):
                 if self._outputs.skip_existing and target.exists():
                     continue
+                if begun.job.together and begun.writes:
+                    begun.writes[-1][1].result()  # no picture without its latent
                 self._free.acquire()  # so that few pictures wait to be written
                 writing = self._writers.submit(self._store, target, content)
                 writing.add_done_callback(lambda _: self._free.release())

@@ -559,10 +559,8 @@ def train(
       irn train --data DIV2K -s 4 -o runs/mine
       irn train --data photos --init irn-x2 --recipe irn-shipped --time-limit 9m
     """
-    from rich.console import Console
-
     from irn_cli.device import tune_allocator, tune_convolutions
-    from irn_cli.monitor import follow, stopping
+    from irn_cli.monitor import RunConsole, follow, stopping
     from irn_cli.train.job import Request, parse_duration, prepare, processes
     from irn_cli.train.recipe import recipe_toml
     from irn_cli.train.trainer import Limits, train
@@ -580,7 +578,7 @@ def train(
             return 0
         if job.step.process == 0:
             job.open()
-        console = Console(stderr=True) if job.step.process == 0 else None
+        console = RunConsole(stderr=True) if job.step.process == 0 else None
         with stopping() as interrupted:
             events = train(
                 job.step,

@@ -171,7 +171,7 @@ class Engine:
         if self._device.type == "cuda":
             cached = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
             free = int(0.9 * (torch.cuda.mem_get_info(self._device)[0] + cached))
-            budget = min(budget or free, free)
+            budget = free if budget is None else min(budget, free)
         if budget is None:
             return True
         on_device = self._device.type == "cpu" or nbytes <= budget / 2

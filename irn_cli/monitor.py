@@ -82,6 +82,14 @@ def follow(events: Iterable[Event], run: Path, recipe: Recipe, console: Console 
     return reason
 
 
+class RunConsole(Console):
+    """Standard error, whose reader may go away: the run goes on, untold, where rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing more."""
+        self.quiet = True
+
+
 @contextmanager
 def stopping() -> Iterator[Callable[[], bool]]:
     """Within this scope the first Ctrl-C or SIGTERM only sets what the given function tells; the next one acts.

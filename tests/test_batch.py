@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 import torch
 
 from irn_cli.batch import SMALL, Downscaler, Job, Outputs, Upscaler, run
-from irn_cli.errors import InputError
+from irn_cli.errors import InputError, OutputError
 from irn_cli.image import Picture, read, write
+from irn_cli.latent import Latent
 from irn_cli.model import IRN
 from irn_cli.rescale import Rescaler
 from tests.test_rescale import photo_like
@@ -100,6 +102,26 @@ def test_few_wait_to_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     outcomes = list(run(plan, doing(begun.append), Outputs()))
     assert {outcome.status for outcome in outcomes} == {"done"}
     assert most[0] <= 5  # four are being encoded, and one waits
+
+
+def test_no_picture_without_its_latent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (job,) = jobs(tmp_path, 1)
+    latent = Latent(torch.zeros(12, 16, 9), torch.zeros(12, 16, 3), "", "")
+    job = replace(job, targets=(*job.targets, tmp_path / "0.safetensors"), together=True)
+
+    def work(job: Job, picture: Picture, facts: dict[str, Any]) -> Iterator[tuple[Path, Picture | Latent]]:
+        yield job.targets[1], latent
+        yield job.targets[0], picture
+
+    def fail(path: Path, latent: Latent, *, overwrite: bool) -> None:
+        time.sleep(0.1)
+        raise OutputError(f"cannot write {path}: no space left")
+
+    monkeypatch.setattr("irn_cli.batch.write_latent", fail)
+    (outcome,) = run([job], work, Outputs())
+    assert outcome.status == "failed"
+    assert "no space left" in outcome.reason
+    assert not job.targets[0].exists()
 
 
 def test_outcomes_come_in_order_and_failures_with_them(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import signal
 import xml.etree.ElementTree as ElementTree
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from rich.console import Console
 
 from irn_cli.errors import OutputError
 from irn_cli.evaluate import Summary
-from irn_cli.monitor import follow, read_log, stopping, write_curve
+from irn_cli.monitor import RunConsole, follow, read_log, stopping, write_curve
 from irn_cli.train.recipe import load_recipe
 from irn_cli.train.trainer import Ended, Event, Logged, Preview, Saved, SetBack, Validated
 
@@ -51,6 +53,14 @@ def plain_console() -> Console:
 def text(console: Console) -> str:
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def test_a_run_goes_on_where_nobody_reads_on(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with suppress(BrokenPipeError), os.fdopen(writer, "w") as stream:
+        assert follow(EVENTS, tmp_path, RECIPE, RunConsole(file=stream, width=80)) == "time"
+    assert [row["step"] for row in read_log(tmp_path / "log.jsonl") if "loss" in row] == [10, 6_000]
 
 
 def test_without_a_terminal_there_is_a_line_an_event(tmp_path: Path) -> None:
