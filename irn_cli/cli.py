@@ -50,6 +50,11 @@ def main() -> None:
         place = f"{error.filename}: " if error.filename else ""
         click.echo(f"irn: {one_line(place)}{error.strerror or error}", err=True)
         status = 1
+    except (MemoryError, RuntimeError) as error:  # torch tells of a failed allocation on the CPU by a RuntimeError
+        if isinstance(error, RuntimeError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        click.echo("irn: the memory does not suffice; training takes less with a smaller --batch or --patch", err=True)
+        status = 1
     if "WORLD_SIZE" not in os.environ:  # under torchrun, what such cycles hold has threads to be ended
         gc.freeze()  # else the interpreter, ending, searches all of torch for cycles: a quarter of a second
     sys.exit(status or 0)

@@ -265,6 +265,14 @@ def test_a_kill_at_any_moment_leaves_the_last_checkpoint_whole(tmp_path: Path) -
         load_model(tmp_path / "run" / "weights.safetensors")
 
 
+def test_more_crops_than_memory_holds_are_told_in_one_line(tmp_path: Path) -> None:
+    process = start(tmp_path, "--batch", str(10**11))
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "irn: the memory does not suffice; training takes less with a smaller --batch" in errors
+    assert "Traceback" not in errors
+
+
 def test_a_disk_that_fills_up_ends_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     """A limit on file sizes stands in for the disk: the first run fits, the larger second one does not."""
     process = start(tmp_path, "--stop-after", "2")
