@@ -309,9 +309,10 @@ class _Dense:
         self, blocks: Sequence[DenseBlock], device: torch.device, dtype: torch.dtype, last: torch.dtype
     ) -> None:
         firsts, *rest = zip(*(block.children() for block in blocks), strict=True)
-        # G and H read x1, a picture. One bfloat16 would step whole levels of its 8 bits: it comes as the sum of two.
+        # G and H read x1, a picture. One bfloat16 would step whole levels of its 8 bits: it comes as the sum of two. So
+        # does x2 where F's result is wanted in float32.
         channels = firsts[0].weight.shape[1]
-        self._twice = channels if dtype == torch.bfloat16 and channels == 3 else 0
+        self._twice = channels if dtype == torch.bfloat16 and (channels == 3 or last != dtype) else 0
         make = partial(_Convolution.of, twice=self._twice, device=device)
         self._first = make(firsts, dtype=dtype)  # they read the same
         self._blocks = []  # for each, of each window what convolves it
