@@ -254,6 +254,7 @@ class Upscaler:
     seed: int = 0
     temperature: float = 1.0
     latent: Path | None = None  # instead of the one beside the picture
+    draw: bool = False  # a latent, even where one lies beside the picture
     spread: bool = False
     _loaded: dict[str, Rescaler] = field(default_factory=dict)
     _loading: threading.Lock = field(default_factory=threading.Lock)
@@ -262,7 +263,7 @@ class Upscaler:
         """Yield what is to be written; facts and warnings go into `facts`."""
         facts["warnings"] = picture.warnings
         beside = latent_path(job.source)
-        if self.latent or (self.samples == 1 and beside.is_file()):
+        if self.latent or (not self.draw and self.samples == 1 and beside.is_file()):
             picture = dataclasses.replace(picture, latent=read_latent(self.latent or beside))
         scaler = self._scaler(picture)
         first: Picture | None = None

@@ -219,11 +219,13 @@ def downscale(
 @section(
     "Latent",
     click.option("--samples", type=click.IntRange(1), default=1, help="How many restorations to draw of each."),
-    click.option("--seed", type=int, default=0, help="Which latents to draw."),
-    click.option("--temperature", type=_Finite(0), default=1.0,
-                 help="Its standard deviation; anything but 1 lies outside what the networks were trained for."),
+    click.option("--seed", type=int, help="Which latents to draw.  [default: 0]"),
+    click.option("--temperature", type=_Finite(0),
+                 help="Their standard deviation; anything but 1 lies outside what the networks were trained for."
+                      "  [default: 1]"),
     click.option("--latent", type=_PATH,
-                 help="The kept latent of the one input.  [default: the one beside it, if any]"),
+                 help="The kept latent of the one input.  [default: the one beside it, if any, where none of the "
+                      "options above asks for a drawn one]"),
     click.option("--spread", is_flag=True,
                  help="Also write where the samples differ: 20 times the difference, darker is more."),
 )  # fmt: skip
@@ -238,8 +240,8 @@ def downscale(
 @_INPUTS
 @_TOLD
 def upscale(
-    scale: str | None, model: str | None, samples: int, seed: int, temperature: float, latent: Path | None,
-    spread: bool, device: str, precision: str, memory: str | None, **common: Any,
+    scale: str | None, model: str | None, samples: int, seed: int | None, temperature: float | None,
+    latent: Path | None, spread: bool, device: str, precision: str, memory: str | None, **common: Any,
 ) -> int:  # fmt: skip
     """Make what `irn downscale` made small large again.
 
@@ -259,8 +261,9 @@ def upscale(
         raise UsageError("--spread shows how samples differ: it needs --samples 2 or more")
     if model:
         find_weights(model)  # once, not for each picture
-    if latent and samples > 1:
-        raise UsageError("--latent and --samples exclude each other: with the latent nothing is drawn")
+    draw = samples > 1 or seed is not None or temperature is not None
+    if latent and draw:
+        raise UsageError("--latent excludes --samples, --seed and --temperature: with the latent nothing is drawn")
     batch = _Batch(device=device, memory=memory, **common)
     found = batch.find()
     if latent and len(found) != 1:
@@ -271,7 +274,8 @@ def upscale(
     def load(source: str | Path) -> Rescaler:
         return Rescaler(load_model(source), device, precision, memory, batch.step)
 
-    return batch.run(plan, Upscaler(load, model, factor, samples, seed, temperature, latent, spread))
+    temperature = 1.0 if temperature is None else temperature
+    return batch.run(plan, Upscaler(load, model, factor, samples, seed or 0, temperature, latent, draw, spread))
 
 
 def _wait_asleep() -> None:

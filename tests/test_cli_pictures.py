@@ -163,15 +163,20 @@ def test_kept_latent_is_found_beside_its_picture(run: Run) -> None:
     assert 0 <= latent.stat().st_size - outcome["latent_bytes"] < 1000
     ended(run("upscale a_down4.png"), 0)
     assert np.array_equal(read("a_up4.png").pixels, read("a.png").pixels)
+    ended(run("upscale a_down4.png -o seed.png --seed 0"), 0)
+    ended(run("upscale a_down4.png -o temperature.png --temperature 1"), 0)
     latent.rename("moved.safetensors")
     ended(run("upscale a_down4.png -o drawn.png"), 0)
+    assert np.array_equal(read("seed.png").pixels, read("drawn.png").pixels)
+    assert np.array_equal(read("temperature.png").pixels, read("drawn.png").pixels)
     assert not np.array_equal(read("drawn.png").pixels, read("a.png").pixels)
     ended(run("upscale a_down4.png -o kept.png --latent moved.safetensors"), 0)
     assert np.array_equal(read("kept.png").pixels, read("a.png").pixels)
     photo("b.png", seed=1)
     run("downscale b.png")
     ended(run("upscale b_down4.png --latent moved.safetensors"), 1, told="the kept latent belongs to another picture")
-    ended(run("upscale b_down4.png --latent moved.safetensors --samples 2"), 2, told="exclude each other")
+    for drawing in ("--samples 2", "--seed 0", "--temperature 1"):
+        ended(run(f"upscale b_down4.png --latent moved.safetensors {drawing}"), 2, told="--latent excludes")
     ended(run("upscale a_down4.png b_down4.png --latent moved.safetensors"), 2, told="belongs to one picture")
 
 
