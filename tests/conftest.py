@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from irn_cli.model import IRN, IRNConfig
+from irn_cli.model import IRN
+from tests.helpers import PHOTOS, make_tiny_model
 
 
 def pytest_configure() -> None:
@@ -27,20 +28,6 @@ def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     monkeypatch.setenv("COLUMNS", "100")
 
 
-def make_tiny_model(scale: int = 4, seed: int = 0, growth: int = 8) -> IRN:
-    """A small network whose couplings do something: the last convolutions, zero by construction, get values."""
-    blocks = {2: (2,), 4: (2, 1), 8: (1, 1, 1)}[scale]
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        model = IRN(IRNConfig(blocks=blocks, growth=growth), name=f"tiny-x{scale}", revision="1")
-        for name, parameter in model.named_parameters():
-            if "conv5.weight" in name:
-                torch.nn.init.normal_(parameter, std=0.05)
-            elif "bias" in name:
-                torch.nn.init.normal_(parameter, std=0.01)
-    return model.eval()
-
-
 @pytest.fixture
 def tiny_model() -> Callable[..., IRN]:
     """`tiny_model(scale=4, seed=0)` makes a small seeded network."""
@@ -50,7 +37,7 @@ def tiny_model() -> Callable[..., IRN]:
 @pytest.fixture
 def photos() -> Path:
     """The photos that the repository ships."""
-    return Path(__file__).parents[1] / "examples" / "photos"
+    return PHOTOS
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from irn_cli.image import Picture, read, write
 from irn_cli.latent import Latent
 from irn_cli.model import IRN
 from irn_cli.rescale import Rescaler
-from tests.test_rescale import photo_like
+from tests.helpers import photo_like
 
 
 @pytest.fixture(autouse=True)

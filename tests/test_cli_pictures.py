@@ -24,7 +24,7 @@ from irn_cli.model import IRN
 from irn_cli.record import Record, Restored
 from irn_cli.rescale import Fidelity, Rescaler
 from irn_cli.weights import save_model
-from tests.test_rescale import photo_like
+from tests.helpers import photo_like
 
 Run = Callable[..., Result]
 

@@ -19,7 +19,7 @@ from irn_cli.errors import DeviceError
 from irn_cli.metrics import crop_border, luma, psnr
 from irn_cli.model import IRN, quantise
 from irn_cli.weights import load_model
-from tests.shared import SHARED, needs_shared
+from tests.helpers import SHARED, needs_shared
 
 CPU = torch.device("cpu")
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"

@@ -19,7 +19,7 @@ from irn_cli.evaluate import Baseline, DataSet, Failure, Network, Score, evaluat
 from irn_cli.image import Picture
 from irn_cli.metrics import crop_border, luma, psnr, ssim
 from irn_cli.resize import bicubic
-from tests.shared import SHARED, needs_shared
+from tests.helpers import SHARED, needs_shared
 
 PUBLISHED = {  # bicubic, LR rounded to 8 bits; measured outside this project
     (4, "Set5"): (28.431, 0.8113),

@@ -12,7 +12,7 @@ from PIL import Image
 from irn_cli.image import read
 from irn_cli.model import IRN
 from irn_cli.weights import save_model
-from tests.test_rescale import photo_like
+from tests.helpers import photo_like
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 Script = Callable[..., str]

@@ -7,7 +7,7 @@ from safetensors.numpy import load_file
 
 from irn_cli.errors import InputError
 from irn_cli.metrics import crop_border, luma, psnr, ssim
-from tests.shared import SHARED, needs_shared
+from tests.helpers import SHARED, needs_shared
 
 
 @needs_shared

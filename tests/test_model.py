@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from irn_cli.model import IRN, DenseBlock, Haar, InvBlock, IRNConfig, quantise
 from irn_cli.weights import load_model
-from tests.shared import SHARED, needs_shared
+from tests.helpers import SHARED, needs_shared
 
 Map = Callable[[Tensor], Tensor]
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
 from irn_cli.image import Picture, write
-from tests.test_train_losses import vgg_tensors
+from tests.helpers import vgg_tensors
 
 SCRIPT = Path(__file__).parents[1] / "weights" / "perceptual.py"
 

@@ -16,17 +16,10 @@ from irn_cli.model import IRN, quantise
 from irn_cli.record import Record, Restored, hash_pixels
 from irn_cli.rescale import Rescaler
 from irn_cli.weights import load_model
+from tests.helpers import photo_like
 from tests.test_alpha import disc
 
 Models = Callable[..., IRN]
-
-
-def photo_like(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth shapes with some grain."""
-    generator = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    waves = [128 + 90 * np.sin(x / (9 + 5 * c) + y / (13 - 2 * c) + c) for c in range(3)]
-    return np.clip(np.stack(waves, 2) + generator.normal(0, 4, (height, width, 3)), 0, 255).astype(np.uint8)
 
 
 def grey(pixels: np.ndarray) -> Picture:

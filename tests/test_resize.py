@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from irn_cli.model import quantise
 from irn_cli.resize import area, bicubic, bicubic_large, bicubic_small, lanczos
-from tests.shared import SHARED, needs_shared
+from tests.helpers import SHARED, needs_shared
 
 
 @needs_shared

@@ -19,8 +19,7 @@ from irn_cli.train.checkpoint import load_checkpoint
 from irn_cli.train.data import hold_out
 from irn_cli.train.job import parse_duration
 from irn_cli.weights import load_model, read_info, save_model
-from tests.conftest import make_tiny_model
-from tests.test_train_losses import vgg_tensors
+from tests.helpers import make_tiny_model, vgg_tensors
 
 ROOT = Path(__file__).parents[1]
 PHOTOS = ROOT / "examples" / "photos"

@@ -13,7 +13,7 @@ from irn_cli.errors import InputError
 from irn_cli.resize import bicubic
 from irn_cli.train import data
 from irn_cli.train.data import Pictures, Sampler, add_grain, gather, hold_out, load_pictures, mixed_seed
-from tests.shared import SHARED, needs_shared
+from tests.helpers import SHARED, needs_shared
 
 
 @pytest.fixture

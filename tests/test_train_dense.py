@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from irn_cli.model import DenseBlock
 from irn_cli.train.dense import LeanDenseBlock, use_lean_blocks
-from tests.conftest import make_tiny_model
+from tests.helpers import make_tiny_model
 
 
 def random_block(channels: int, out: int, growth: int = 8) -> DenseBlock:

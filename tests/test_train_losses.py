@@ -12,10 +12,8 @@ from safetensors.torch import save_file
 from irn_cli.errors import WeightsError
 from irn_cli.train import losses
 from irn_cli.train.losses import VGGFeatures
-from tests.shared import SHARED, needs_shared
+from tests.helpers import LAYERS, SHARED, needs_shared, vgg_tensors
 
-WIDTHS = [64, 64, 128, 128, 256, 256, 256, 256, 512, 512, 512, 512, 512, 512, 512, 512]
-LAYERS = [0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34]  # torchvision's numbers of the convolutions
 POOLED = {5, 10, 19, 28}  # a pooling stands before these
 
 
@@ -34,17 +32,6 @@ def test_the_adversarial_terms_are_cross_entropies() -> None:
     entropy = functional.binary_cross_entropy_with_logits
     torch.testing.assert_close(losses.discrimination(real, fake), entropy(real, one) + entropy(fake, zero))
     torch.testing.assert_close(losses.deception(fake), entropy(fake, one))
-
-
-def vgg_tensors() -> dict[str, torch.Tensor]:
-    random = torch.Generator().manual_seed(0)
-    tensors, channels = {}, 3
-    for layer, width in zip(LAYERS, WIDTHS, strict=True):
-        deviation = math.sqrt(2 / (9 * channels))
-        tensors[f"features.{layer}.weight"] = deviation * torch.randn(width, channels, 3, 3, generator=random)
-        tensors[f"features.{layer}.bias"] = 0.1 * torch.randn(width, generator=random)
-        channels = width
-    return tensors
 
 
 def plain_vgg(x: torch.Tensor, tensors: dict[str, torch.Tensor]) -> torch.Tensor:

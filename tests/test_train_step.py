@@ -16,8 +16,7 @@ from irn_cli.train.data import Pictures
 from irn_cli.train.recipe import Recipe, load_recipe
 from irn_cli.train.step import Step
 from irn_cli.weights import load_model, read_official
-from tests.conftest import make_tiny_model
-from tests.shared import SHARED, needs_shared
+from tests.helpers import SHARED, make_tiny_model, needs_shared
 
 CPU = torch.device("cpu")
 

@@ -22,7 +22,7 @@ from irn_cli.weights import (
     save_model,
     weights_hash,
 )
-from tests.shared import SHARED, needs_shared
+from tests.helpers import SHARED, needs_shared
 
 
 @pytest.fixture
