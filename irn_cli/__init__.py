@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from irn_cli.errors import IrnError as IrnError
-    from irn_cli.image import Picture as Picture
     from irn_cli.image import read as read
     from irn_cli.image import write as write
+    from irn_cli.latent import Latent as Latent
+    from irn_cli.latent import latent_path as latent_path
+    from irn_cli.latent import read_latent as read_latent
+    from irn_cli.latent import write_latent as write_latent
     from irn_cli.model import IRN as IRN
     from irn_cli.model import IRNConfig as IRNConfig
+    from irn_cli.picture import Picture as Picture
     from irn_cli.rescale import Rescaler as Rescaler
     from irn_cli.weights import load_model as load_model
 
@@ -21,13 +25,30 @@ _HOMES = {
     "IRN": "model",
     "IRNConfig": "model",
     "IrnError": "errors",
-    "Picture": "image",
+    "Latent": "latent",
+    "Picture": "picture",
     "Rescaler": "rescale",
+    "latent_path": "latent",
     "load_model": "weights",
     "read": "image",
+    "read_latent": "latent",
     "write": "image",
+    "write_latent": "latent",
 }
-__all__ = ["IRN", "IRNConfig", "IrnError", "Picture", "Rescaler", "load_model", "read", "write"]
+__all__ = [
+    "IRN",
+    "IRNConfig",
+    "IrnError",
+    "Latent",
+    "Picture",
+    "Rescaler",
+    "latent_path",
+    "load_model",
+    "read",
+    "read_latent",
+    "write",
+    "write_latent",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -36,3 +57,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'irn_cli' has no attribute {name!r}")
     return getattr(import_module(f"irn_cli.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

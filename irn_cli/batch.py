@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from irn_cli.device import trim_memory
 from irn_cli.errors import InputError, IrnError, OutputError, UsageError
 from irn_cli.files import require_writable
-from irn_cli.image import FOREIGN, MAX_PIXELS, SUFFIXES, Picture, output_format, read, write
+from irn_cli.image import FOREIGN, MAX_PIXELS, SUFFIXES, output_format, read, write
 from irn_cli.inputs import STREAM, Found
 from irn_cli.latent import Latent, latent_path, read_latent, write_latent
+from irn_cli.picture import Picture
 from irn_cli.record import Record
 from irn_cli.rescale import HUGE, OnArtifact, Pixels, Rescaler
 from irn_cli.weights import DEFAULT_MODELS, find_by_hash
@@ -240,7 +241,7 @@ class Downscaler:
         if small.latent:
             facts["latent_bytes"] = small.latent.nbytes
             yield job.targets[1], small.latent
-        yield job.targets[0], small
+        yield job.targets[0], dataclasses.replace(small, latent=None)
 
 
 @dataclass(frozen=True)

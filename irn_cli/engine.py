@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from irn_cli.device import Precision, ieee_float32
 from irn_cli.errors import DeviceError
-from irn_cli.model import IRN, DenseBlock, InvBlock
+from irn_cli.model import IRN, SLOPE, DenseBlock, InvBlock
 
 REACH = 5  # pixels that a dense block sees to each side: five 3x3 convolutions
 _ALIGNMENT = 16  # columns: at some odd widths (389) oneDNN's convolutions take twice the time
@@ -344,14 +344,14 @@ class _Dense:
             last = start + at_once >= len(source)
             step = _Step(at_top and start == 0, at_bottom and last, last)
             f1, beside_f1 = first.roll(self._parts(x[:, :, start : start + at_once]), step)
-            functional.leaky_relu_(f1, 0.2)
+            functional.leaky_relu_(f1, SLOPE)
             results = []
             for block_windows, f in zip(windows, f1.chunk(len(windows), 1), strict=True):
                 beside = beside_f1
                 for window in block_windows:
                     f, beside = window.roll([beside, f], step)
                     if window is not block_windows[-1]:
-                        functional.leaky_relu_(f, 0.2)
+                        functional.leaky_relu_(f, SLOPE)
                 results.append(f[0].permute(1, 2, 0).float())
             yield results
 

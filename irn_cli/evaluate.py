@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from irn_cli import resize
 from irn_cli.artifact import find_artifact
 from irn_cli.errors import InputError, IrnError, UsageError
-from irn_cli.image import Picture, read, write
+from irn_cli.image import read, write
 from irn_cli.inputs import walk
 from irn_cli.metrics import WINDOW, crop_border, luma, psnr, ssim
+from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
 from irn_cli.weights import DEFAULT_MODELS, load_model
 

@@ -1,11 +1,9 @@
-"""A picture and everything that travels with it, read from and written to files: the only user of Pillow's I/O.
+"""Pictures read from files and written to them, with all that travels along: the only user of Pillow's I/O.
 
 Whatever comes in becomes 8-bit RGB (and alpha), upright, with its metadata; each loss on the way is told in
 `Picture.warnings`. Rows are converted a band at a time: a 48-megapixel picture never exists twice as a whole.
 """
 
-import base64
-import html
 import io
 import math
 import os
@@ -23,10 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin
 
+from irn_cli.embedded import find_record, png_chunks, without_record, xmp_with_record
 from irn_cli.errors import InputError, OutputError, RecordError, UsageError
 from irn_cli.files import atomic_write
-from irn_cli.latent import Latent
-from irn_cli.record import Record, Restored, from_text, to_text
+from irn_cli.latent import latent_path, write_latent
+from irn_cli.picture import Picture
+from irn_cli.record import Record, Restored
 
 # What `read` may be able to read.
 SUFFIXES = frozenset(
@@ -56,42 +56,6 @@ _REDUCED = "samples of more than 8 bits were reduced to 8"
 _BAND = 256  # rows converted at a time
 _MAX_TEXT = 1 << 26  # bytes of a PNG's compressed text or colour profile, unpacked
 _LIMIT = threading.Lock()  # held where Pillow's own limit, which is global, is another
-_TEXT_KEY = "irn"  # the PNG text chunk that holds a record
-_ALPHA_CHUNK = b"irNa"  # ancillary, private, safe to copy: the original's whole alpha, deflated
-_XMP_KEY = "XML:com.adobe.xmp"
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """A picture in memory, upright, with what travels with it."""
-
-    pixels: NDArray[np.uint8]  # (H, W, 3) RGB; a grey picture has three equal channels
-    alpha: NDArray[np.uint8] | None = None  # (H, W), straight (not premultiplied); 255 is opaque
-    mode: str = "RGB"  # the colours of its file: "RGB" or "L" (grey)
-    icc: bytes | None = None  # colour profile, of the kind that `mode` needs
-    exif: bytes | None = None  # without orientation and thumbnail
-    xmp: bytes | None = None
-    dpi: tuple[float, float] | None = None  # horizontal, vertical
-    record: Record | Restored | None = None  # where it came from, if we made it
-    full_alpha: NDArray[np.uint8] | None = None  # on a small picture: the original's alpha, full size
-    latent: Latent | None = None  # on a small picture: what it cannot hold, where it was kept
-    warnings: tuple[str, ...] = ()  # what was lost or doubtful on the way here; one line each
-
-    def __post_init__(self) -> None:
-        """Refuse arrays of another kind with an `InputError`; copy reversed and read-only ones, which torch refuses."""
-        size = self.pixels.shape[:2]
-        for name, array, shape in (("pixels", self.pixels, (*size, 3)), ("alpha", self.alpha, size)):
-            if array is None:
-                continue
-            if array.dtype != np.uint8 or array.shape != shape or not array.size:
-                raise InputError(f"a picture's {name}: expected uint8, {shape}, found {array.dtype}, {array.shape}")
-            object.__setattr__(self, name, np.require(array, requirements=["C", "W"]))
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W)."""
-        height, width = self.pixels.shape[:2]
-        return height, width
 
 
 @dataclass(frozen=True)
@@ -144,25 +108,27 @@ def peek(source: str | os.PathLike[str] | BinaryIO) -> Header:
     with _opened(source) as image:
         size = image.height, image.width
         try:
-            return Header(size, _stored_record(image)[0])
+            return Header(size, find_record(image)[0])
         except RecordError:
             return Header(size, None, damaged=True)
 
 
 def write(path: str | os.PathLike[str] | BinaryIO, picture: Picture, *, overwrite: bool = False) -> None:
-    """Write a picture, atomically, with its metadata and record.
+    """Write a picture, atomically, with its metadata and record; a kept latent goes into a file beside it.
 
     Args:
         path: the file to make; its suffix says the format: PNG, lossless WebP, TIFF, and for pictures without a small
             picture's record also JPEG. A binary stream gets a PNG.
         picture: what to write.
-        overwrite: replace an existing file.
+        overwrite: replace existing files.
 
     Raises:
-        UsageError: a suffix that we do not write, or a lossy one for a small picture.
-        OutputError: the file exists already or cannot be written, or the format cannot hold the picture.
+        UsageError: a suffix that we do not write, a lossy one for a small picture, or a stream for one with a latent.
+        OutputError: a file exists already or cannot be written, or the format cannot hold the picture.
     """
     if not isinstance(path, (str, os.PathLike)):
+        if picture.latent:
+            raise UsageError("a kept latent needs a file beside the picture's: expected a path, not a stream")
         _encode(path, picture, *_LOSSLESS[".png"])
         return
     kind, options = output_format(Path(path), small=isinstance(picture.record, Record))
@@ -176,6 +142,8 @@ def write(path: str | os.PathLike[str] | BinaryIO, picture: Picture, *, overwrit
             _encode(stream, picture, kind, options)
         except ValueError as error:  # EXIF or XMP beyond the 64 kB that JPEG has for each
             raise OutputError(f"cannot write {path}: {error}; write a PNG, WebP or TIFF instead") from error
+        if picture.latent:  # before the picture is in place: none is there without its latent
+            write_latent(latent_path(path), picture.latent, overwrite=overwrite)
 
 
 def output_format(path: Path, *, small: bool) -> tuple[str, dict[str, Any]]:
@@ -266,7 +234,7 @@ def _has_deep_samples(image: ImageFile.ImageFile) -> bool:
 def _picture(image: Image.Image, warnings: list[str]) -> Picture:
     """Convert a decoded image."""
     try:
-        record, full_alpha = _stored_record(image)
+        record, full_alpha = find_record(image)
     except RecordError as error:
         warnings.append(str(error))
         record = full_alpha = None
@@ -290,7 +258,7 @@ def _picture(image: Image.Image, warnings: list[str]) -> Picture:
         mode,
         icc if icc and image.mode != "CMYK" and icc[16:20] == {"RGB": b"RGB ", "L": b"GRAY"}[mode] else None,
         exif,
-        _upright_xmp(xmp.encode() if isinstance(xmp, str) else xmp),
+        _upright(xmp.encode() if isinstance(xmp, str) else xmp),
         _dpi(image.info.get("dpi")),
         record,
         full_alpha,
@@ -389,13 +357,10 @@ def _exif(image: Image.Image, warnings: list[str]) -> tuple[int, bytes | None]:
     return (orientation if orientation in range(1, 9) else 1), kept
 
 
-def _upright_xmp(xmp: bytes | None) -> bytes | None:
+def _upright(xmp: bytes | None) -> bytes | None:
     """XMP without our own record and without the orientation, which has been applied."""
-    if not xmp:
-        return None
-    xmp = _XMP_RECORD.sub(b"", xmp)
-    xmp = re.sub(rb'\s*tiff:Orientation="[0-9]"|<tiff:Orientation>[0-9]</tiff:Orientation>', b"", xmp)
-    return xmp if xmp != _EMPTY_XMP else None
+    xmp = without_record(xmp)
+    return xmp and re.sub(rb'\s*tiff:Orientation="[0-9]"|<tiff:Orientation>[0-9]</tiff:Orientation>', b"", xmp)
 
 
 def _dpi(stored: Any) -> tuple[float, float] | None:
@@ -407,60 +372,7 @@ def _dpi(stored: Any) -> tuple[float, float] | None:
     return (horizontal, vertical) if usable else None
 
 
-def _stored_record(image: Image.Image) -> tuple[Record | Restored | None, NDArray[np.uint8] | None]:
-    """The record in an opened image and, beside it, the original's alpha.
-
-    Raises:
-        RecordError: there is a record, but it or the alpha is damaged.
-    """
-    if image.format == "PNG":
-        text = image.info.get(_TEXT_KEY)
-        deflated = next((chunk[1] for chunk in getattr(image, "private_chunks", ()) if chunk[0] == _ALPHA_CHUNK), None)
-    else:
-        xmp = image.info.get("xmp") or b""
-        match = _XMP_RECORD.search(xmp if isinstance(xmp, bytes) else xmp.encode())
-        text = html.unescape(match[1].decode("utf-8", "replace")) if match else None
-        try:
-            deflated = base64.b64decode(match[2]) if match and match[2] else None
-        except ValueError as error:
-            raise RecordError(f"the alpha beside the record is damaged: {error}") from error
-    if not isinstance(text, str):
-        return None, None
-    record = from_text(text)
-    # In another size than its record says, the picture may be anyone's: nothing large is unpacked for it.
-    if deflated is None or not isinstance(record, Record) or record.small_size != image.size[::-1]:
-        return record, None
-    return record, _inflate(deflated, (record.height, record.width))
-
-
-def _deflate(alpha: NDArray[np.uint8]) -> bytes:
-    """Each row as its difference from the one above, deflated: a mask's rows are much alike."""
-    difference = np.diff(alpha, axis=0, prepend=np.zeros_like(alpha[:1]))  # wraps around, as it should
-    return zlib.compress(difference.tobytes(), 9)
-
-
-def _inflate(deflated: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
-    count = size[0] * size[1]
-    try:
-        samples = zlib.decompressobj().decompress(deflated, count + 1)
-    except zlib.error as error:
-        raise RecordError(f"the alpha beside the record is damaged: {error}") from error
-    if len(samples) != count:
-        raise RecordError(f"the alpha beside the record is damaged: expected {count} samples")
-    return np.cumsum(np.frombuffer(samples, np.uint8).reshape(size), axis=0, dtype=np.uint8)
-
-
 # Writing ------------------------------------------------------------------------------------------------------------
-
-_XMP_SPACE = "urn:irn-cli:record"
-_XMP_RECORD = re.compile(
-    rb'<rdf:Description rdf:about="" xmlns:irn="urn:irn-cli:record">'
-    rb"<irn:record>([^<]*)</irn:record>(?:<irn:alpha>([^<]*)</irn:alpha>)?</rdf:Description>"
-)
-_EMPTY_XMP = (
-    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    b"</rdf:RDF></x:xmpmeta>"
-)
 
 
 def _encode(stream: BinaryIO, picture: Picture, kind: str, options: dict[str, Any]) -> None:
@@ -473,8 +385,8 @@ def _encode(stream: BinaryIO, picture: Picture, kind: str, options: dict[str, An
         if value:
             options[name] = value
     if kind == "PNG":
-        options["pnginfo"] = _png_chunks(picture)
-    elif xmp := _xmp_with_record(picture):
+        options["pnginfo"] = png_chunks(picture)
+    elif xmp := xmp_with_record(picture):
         if kind == "TIFF":
             options["exif"] = Image.Exif()  # Pillow's way to further tags
             options["exif"].load(picture.exif)
@@ -489,29 +401,3 @@ def _encode(stream: BinaryIO, picture: Picture, kind: str, options: dict[str, An
         stream.write(min((one.getbuffer() for one in whole), key=len))
     else:
         image.save(stream, kind, **options)
-
-
-def _png_chunks(picture: Picture) -> PngImagePlugin.PngInfo:
-    chunks = PngImagePlugin.PngInfo()
-    if picture.record:
-        chunks.add_text(_TEXT_KEY, to_text(picture.record))
-    if picture.full_alpha is not None:
-        chunks.add(_ALPHA_CHUNK, _deflate(picture.full_alpha))
-    if picture.xmp:
-        chunks.add_itxt(_XMP_KEY, picture.xmp.decode("utf-8", "replace"))
-    return chunks
-
-
-def _xmp_with_record(picture: Picture) -> bytes | None:
-    if not picture.record:
-        return picture.xmp
-    record = html.escape(to_text(picture.record), quote=False).encode()
-    alpha = b""
-    if picture.full_alpha is not None:
-        alpha = b"<irn:alpha>" + base64.b64encode(_deflate(picture.full_alpha)) + b"</irn:alpha>"
-    description = (
-        f'<rdf:Description rdf:about="" xmlns:irn="{_XMP_SPACE}"><irn:record>'.encode()
-        + record + b"</irn:record>" + alpha + b"</rdf:Description>"
-    )  # fmt: skip
-    xmp = picture.xmp if picture.xmp and b"</rdf:RDF>" in picture.xmp else _EMPTY_XMP
-    return xmp.replace(b"</rdf:RDF>", description + b"</rdf:RDF>", 1)

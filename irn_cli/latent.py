@@ -4,35 +4,34 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from irn_cli.errors import InputError
-from irn_cli.files import atomic_write
+from irn_cli.tensors import Format
 
-FORMAT = "irn-latent-1"
+_FORMAT = Format("irn-latent-1", "a latent of irn", ("pixels", "original"), InputError)
+Floats = NDArray[np.float16] | NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class Latent:
     """The latent of one picture, and what rounding and clamping its small picture took."""
 
-    z: Tensor  # (h, w, 3 s^2 - 3) float16, or float32 where that would not do
-    rounding: Tensor  # (h, w, 3), alike: y - quantise(y)
+    z: Floats  # (h, w, 3 s^2 - 3) float16, or float32 where that would not do
+    rounding: Floats  # (h, w, 3), alike: y - quantise(y)
     pixels: str  # hash of the small picture's pixels, to which it belongs
     original: str  # hash of the original's pixels: whether it came back bit for bit
 
     @property
     def nbytes(self) -> int:
-        """The size of the tensors, in bytes."""
-        return int(self.z.nbytes + self.rounding.nbytes)
+        """The size of the arrays, in bytes."""
+        return self.z.nbytes + self.rounding.nbytes
 
 
-def latent_path(small: Path) -> Path:
+def latent_path(small: str | os.PathLike[str]) -> Path:
     """Where the latent of a small picture lies: `photo_down4.png` -> `photo_down4.latent.safetensors`."""
-    return small.with_suffix(".latent.safetensors")
+    return Path(small).with_suffix(".latent.safetensors")
 
 
 def write_latent(path: str | os.PathLike[str], latent: Latent, *, overwrite: bool = False) -> None:
@@ -41,9 +40,8 @@ def write_latent(path: str | os.PathLike[str], latent: Latent, *, overwrite: boo
     Raises:
         OutputError: the file exists already or cannot be written.
     """
-    header = {"format": FORMAT, "pixels": latent.pixels, "original": latent.original}
-    with atomic_write(path, overwrite=overwrite) as stream:
-        stream.write(save({"z": latent.z, "rounding": latent.rounding}, metadata=header))
+    header = {"pixels": latent.pixels, "original": latent.original}
+    _FORMAT.write(path, {"z": latent.z, "rounding": latent.rounding}, header, overwrite=overwrite)
 
 
 def read_latent(path: str | os.PathLike[str]) -> Latent:
@@ -52,18 +50,8 @@ def read_latent(path: str | os.PathLike[str]) -> Latent:
     Raises:
         InputError: the file is missing, damaged, or holds something else.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if (found := header.get("format")) != FORMAT:
-                raise InputError(f"{path} is not a latent of irn: expected format {FORMAT!r}, found {found!r}")
-            latent = Latent(file.get_tensor("z"), file.get_tensor("rounding"), header["pixels"], header["original"])
-    except FileNotFoundError:
-        raise InputError(f"no such file: {path}") from None
-    except (SafetensorError, KeyError) as error:
-        raise InputError(f"{path} is not a whole latent of irn: {error}") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    if any(t.dtype not in (torch.float16, torch.float32) or t.dim() != 3 for t in (latent.z, latent.rounding)):
-        raise InputError(f"{path} is damaged: expected tensors of three dimensions in float16 or float32")
-    return latent
+    header, arrays = _FORMAT.read(path)
+    for name in ("z", "rounding"):
+        if name not in arrays or arrays[name].dtype not in (np.float16, np.float32) or arrays[name].ndim != 3:
+            raise InputError(f"{path} is damaged: expected {name!r} of three dimensions in float16 or float32")
+    return Latent(arrays["z"], arrays["rounding"], header["pixels"], header["original"])

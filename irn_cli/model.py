@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+SLOPE = 0.2  # of a dense block's LeakyReLU below 0
+
 
 @dataclass(frozen=True)
 class IRNConfig:
@@ -70,7 +72,7 @@ class Haar(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """Five 3x3 convolutions, each seeing the input and all outputs before it; LeakyReLU(0.2) after the first four."""
+    """Five 3x3 convolutions, each seeing the input and all outputs before it; LeakyReLU after the first four."""
 
     def __init__(self, channels_in: int, channels_out: int, growth: int) -> None:
         super().__init__()
@@ -88,7 +90,7 @@ class DenseBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         *convs, last = self.children()
         for conv in convs:
-            x = torch.cat([x, functional.leaky_relu(conv(x), 0.2)], 1)
+            x = torch.cat([x, functional.leaky_relu(conv(x), SLOPE)], 1)
         return last(x)  # type: ignore[no-any-return]
 
 

@@ -18,7 +18,8 @@ from rich.text import Text
 
 from irn_cli.errors import OutputError
 from irn_cli.files import atomic_write
-from irn_cli.image import Picture, write
+from irn_cli.image import write
+from irn_cli.picture import Picture
 from irn_cli.train.recipe import Recipe
 from irn_cli.train.trainer import Ended, Event, Logged, Preview, Saved, SetBack, Validated
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from irn_cli.artifact import PATCH, find_artifact
 from irn_cli.evaluate import Baseline, DataSet, Method, Score, load
-from irn_cli.image import Picture, write
+from irn_cli.image import write
+from irn_cli.picture import Picture
 from irn_cli.report import Results, caption, comparison, finite
 
 _PART = (1280, 960)  # width and height: of a larger picture the page carries this much, around the worst spot

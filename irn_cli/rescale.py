@@ -18,10 +18,10 @@ from irn_cli.artifact import THRESHOLD, artifact_mask, find_artifact
 from irn_cli.device import Precision, parse_memory, resolve_device, resolve_precision, trim_memory
 from irn_cli.engine import Engine
 from irn_cli.errors import InputError
-from irn_cli.image import Picture
 from irn_cli.latent import Latent
 from irn_cli.metrics import luma, psnr
 from irn_cli.model import IRN
+from irn_cli.picture import Picture
 from irn_cli.record import Record, Restored, hash_pixels
 from irn_cli.resize import bicubic_large, bicubic_small
 from irn_cli.weights import weights_hash
@@ -131,7 +131,7 @@ class Rescaler:
         latent = None
         if keep_latent:
             latent = self._kept(u.cpu(), pixels, small, digest)
-            if latent.z.dtype == torch.float32 and not self._brings_back(latent, small, pixels):
+            if latent.z.dtype == np.float32 and not self._brings_back(latent, small, pixels):
                 warnings.append("even with its latent the original does not come back bit for bit")
         height, width = picture.size
         record = Record(
@@ -267,21 +267,19 @@ class Rescaler:
                 "without the latent's file one is drawn"
             )
         if latent.z.shape != (height, width, channels) or latent.rounding.shape != (height, width, 3):
-            raise InputError(
-                f"the latent does not fit: expected {(height, width, channels)}, found {tuple(latent.z.shape)}"
-            )
+            raise InputError(f"the latent does not fit: expected {(height, width, channels)}, found {latent.z.shape}")
         u = torch.empty(height, width, 3 + channels)
-        u[..., :3] = torch.from_numpy(pixels) / 255 + latent.rounding
-        u[..., 3:] = latent.z
+        u[..., :3] = torch.from_numpy(pixels) / 255 + torch.from_numpy(latent.rounding)
+        u[..., 3:] = torch.from_numpy(latent.z)
         return u
 
     def _kept(self, u: Tensor, pixels: Pixels, small: Pixels, digest: str) -> Latent:
         """The latent in float16 where the original comes back with it, else in float32; tried, for it depends."""
         rounding, z, original = u[..., :3] - torch.from_numpy(small) / 255, u[..., 3:], hash_pixels(pixels)
-        half = Latent(z.half(), rounding.half(), digest, original)
+        half = Latent(z.half().numpy(), rounding.half().numpy(), digest, original)
         if self._brings_back(half, small, pixels):
             return half
-        return Latent(z.clone(), rounding, digest, original)
+        return Latent(z.numpy().copy(), rounding.numpy(), digest, original)
 
     def _brings_back(self, latent: Latent, small: Pixels, pixels: Pixels) -> bool:
         u = self._with_latent(small, latent.pixels, latent)

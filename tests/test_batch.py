@@ -13,9 +13,10 @@ import torch
 
 from irn_cli.batch import SMALL, Downscaler, Job, Outputs, Upscaler, run
 from irn_cli.errors import InputError, OutputError
-from irn_cli.image import Picture, read, write
+from irn_cli.image import read, write
 from irn_cli.latent import Latent
 from irn_cli.model import IRN
+from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
 from tests.helpers import photo_like
 
@@ -106,7 +107,7 @@ def test_few_wait_to_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_no_picture_without_its_latent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (job,) = jobs(tmp_path, 1)
-    latent = Latent(torch.zeros(12, 16, 9), torch.zeros(12, 16, 3), "", "")
+    latent = Latent(np.zeros((12, 16, 9), np.float16), np.zeros((12, 16, 3), np.float16), "", "")
     job = replace(job, targets=(*job.targets, tmp_path / "0.safetensors"), together=True)
 
     def work(job: Job, picture: Picture, facts: dict[str, Any]) -> Iterator[tuple[Path, Picture | Latent]]:

@@ -16,8 +16,8 @@ from irn_cli import evaluate as module
 from irn_cli.artifact import find_artifact
 from irn_cli.errors import DeviceError, UsageError
 from irn_cli.evaluate import Baseline, DataSet, Failure, Network, Score, evaluate, find_data_set, summarise
-from irn_cli.image import Picture
 from irn_cli.metrics import crop_border, luma, psnr, ssim
+from irn_cli.picture import Picture
 from irn_cli.resize import bicubic
 from tests.helpers import SHARED, needs_shared
 

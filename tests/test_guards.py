@@ -22,9 +22,12 @@ ROOT = PACKAGE.parent
 FLOORS = (
     {"errors"},
     {"files"},
+    {"tensors"},
     {"model", "device", "resize", "metrics", "record", "latent"},
-    {"engine", "image", "weights", "alpha", "artifact"},
-    {"rescale", "inputs"},
+    {"engine", "weights", "alpha", "artifact", "picture"},
+    {"rescale", "embedded"},
+    {"image"},
+    {"inputs"},
     {"evaluate", "batch"},
     {"train"},
     {"report", "progress", "monitor"},
@@ -89,6 +92,16 @@ assert "torch" not in sys.modules and "numpy" not in sys.modules
     assert "Commands:" in fresh_python(code)
 
 
+def test_reading_a_picture_loads_no_torch() -> None:
+    code = """
+import sys, irn_cli
+irn_cli.read("examples/photos/chelsea.png")
+irn_cli.latent_path, irn_cli.read_latent
+assert "torch" not in sys.modules, "torch"
+"""
+    assert fresh_python(code) == ""
+
+
 def test_importing_everything_changes_no_setting() -> None:
     names = [
         "irn_cli." + ".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in modules() if p.stem != "__main__"
@@ -108,6 +121,7 @@ assert torch.equal(state, torch.random.get_rng_state()) and files == os.listdir(
 def test_public_names_resolve_and_the_version_stands_once() -> None:
     for name in irn_cli.__all__:
         assert getattr(irn_cli, name).__name__ == name
+    assert dir(irn_cli) == sorted([*irn_cli.__all__, "__version__"])
     assert irn_cli.__version__ == version("irn-cli")
     with pytest.raises(AttributeError, match="nonsense"):
         irn_cli.nonsense  # noqa: B018

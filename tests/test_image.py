@@ -16,7 +16,8 @@ import pytest
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from irn_cli.errors import InputError, OutputError, UsageError
-from irn_cli.image import Picture, peek, read, write
+from irn_cli.image import peek, read, write
+from irn_cli.picture import Picture
 from irn_cli.record import Record, Restored, hash_pixels, to_text
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

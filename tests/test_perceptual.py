@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
-from irn_cli.image import Picture, write
+from irn_cli.image import write
+from irn_cli.picture import Picture
 from tests.helpers import vgg_tensors
 
 SCRIPT = Path(__file__).parents[1] / "weights" / "perceptual.py"

@@ -1,6 +1,7 @@
 """Pictures through the network: sizes, modes, draws, latents, blotches, and what upscaling doubts."""
 
 import dataclasses
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import torch
 from PIL import ImageCms
 
 from irn_cli import artifact, rescale
-from irn_cli.errors import InputError
-from irn_cli.image import Picture, read, write
+from irn_cli.errors import InputError, OutputError, UsageError
+from irn_cli.image import read, write
+from irn_cli.latent import latent_path, read_latent
 from irn_cli.model import IRN, quantise
+from irn_cli.picture import Picture
 from irn_cli.record import Record, Restored, hash_pixels
 from irn_cli.rescale import Rescaler
 from irn_cli.weights import load_model
@@ -179,6 +182,23 @@ def test_with_its_latent_the_original_comes_back_bit_for_bit(name: str, kind: st
     seen = slice(None) if picture.alpha is None else picture.alpha > 0
     assert np.array_equal(large.pixels[seen], picture.pixels[seen])
     assert not [warning for warning in large.warnings if "latent" in warning]
+
+
+def test_writing_a_picture_writes_its_latent_beside_it(tiny_model: Models, tmp_path: Path) -> None:
+    original = Picture(photo_like(30, 40))
+    scaler = Rescaler(tiny_model(4), "cpu", "fp32")
+    small = scaler.downscale(original, keep_latent=True)
+    path = tmp_path / "a.png"
+    write(path, small)
+    again = dataclasses.replace(read(path), latent=read_latent(latent_path(path)))
+    assert np.array_equal(scaler.upscale(again).pixels, original.pixels)
+    path.unlink()
+    with pytest.raises(OutputError, match=r"a\.latent\.safetensors exists already"):
+        write(path, small)
+    assert not path.exists()  # a picture whose latent is another's
+    write(path, small, overwrite=True)
+    with pytest.raises(UsageError, match="expected a path, not a stream"):
+        write(io.BytesIO(), small)
 
 
 def test_a_latent_that_does_not_fit_is_refused(tiny_model: Models) -> None:

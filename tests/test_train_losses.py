@@ -61,10 +61,10 @@ def test_vgg_features_are_conv5_4_before_its_relu(tmp_path: Path, rng: torch.Gen
 
 
 def test_what_is_not_vgg19_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="no VGG19 weights at"):
+    with pytest.raises(WeightsError, match="no such file"):
         VGGFeatures(tmp_path / "absent.pth", "oxford", 1.0)
     (tmp_path / "junk.pth").write_bytes(b"junk")
-    with pytest.raises(WeightsError, match=r"cannot read VGG19 weights from .*: it is no file of plain tensors$"):
+    with pytest.raises(WeightsError, match="is not a file of plain tensors"):
         VGGFeatures(tmp_path / "junk.pth", "oxford", 1.0)
     save_file({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "part.safetensors")
     with pytest.raises(WeightsError, match=r"expected features\.0\.bias \(64,\), found nothing"):

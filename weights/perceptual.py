@@ -16,9 +16,9 @@ from torch import Tensor
 
 from irn_cli.errors import IrnError
 from irn_cli.evaluate import BASELINES, find_data_set, load, load_methods
-from irn_cli.image import Picture
 from irn_cli.metrics import luma, psnr
 from irn_cli.model import Haar
+from irn_cli.picture import Picture
 from irn_cli.train.losses import VGGFeatures, VGGInput
 
 

@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+import torch
 from torch import Tensor
 
 from irn_cli.errors import InputError, UsageError
-from irn_cli.files import atomic_write
 from irn_cli.model import IRNConfig
+from irn_cli.tensors import Format
 from irn_cli.train.recipe import Recipe, recipe_from
 
 NAME = "checkpoint.safetensors"
-_FORMAT = "irn-checkpoint-1"
+_FIELDS = ("counters", "recipe", "config", "stamp", "notes")
+_FORMAT = Format("irn-checkpoint-1", "a checkpoint of irn", _FIELDS, InputError)
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,14 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         OutputError: it cannot be written; the earlier one is as it was.
     """
     header = {
-        "format": _FORMAT,
         "counters": json.dumps(asdict(checkpoint.counters)),
         "recipe": json.dumps(asdict(checkpoint.recipe)),
         "config": json.dumps(asdict(checkpoint.config)),
         "stamp": checkpoint.stamp,
         "notes": json.dumps(dict(checkpoint.notes)),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-    with atomic_write(run / NAME, overwrite=True) as stream:
-        stream.write(save(tensors, metadata=header))
+    arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in checkpoint.tensors.items()}
+    _FORMAT.write(run / NAME, arrays, header, overwrite=True)
 
 
 def load_checkpoint(run: Path) -> Checkpoint:
@@ -69,22 +67,18 @@ def load_checkpoint(run: Path) -> Checkpoint:
         InputError: there is none, or it is damaged.
     """
     path = run / NAME
+    if not path.exists():
+        raise InputError(f"nothing to resume: there is no {path}")
+    header, arrays = _FORMAT.read(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-        if header.get("format") != _FORMAT:
-            raise InputError(f"{path} is no checkpoint of irn: expected {_FORMAT!r}, found {header.get('format')!r}")
         config = json.loads(header["config"])
         return Checkpoint(
-            tensors=tensors,
+            tensors={name: torch.from_numpy(array) for name, array in arrays.items()},
             counters=Counters(**json.loads(header["counters"])),
             recipe=recipe_from(json.loads(header["recipe"]), str(path)),
             config=IRNConfig(**{**config, "blocks": tuple(config["blocks"])}),
             stamp=header["stamp"],
             notes=json.loads(header["notes"]),
         )
-    except FileNotFoundError:
-        raise InputError(f"nothing to resume: there is no {path}") from None
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, UsageError) as error:
+    except (KeyError, TypeError, ValueError, UsageError) as error:  # not JSON, or not what belongs there
         raise InputError(f"{path} is damaged: {error}") from error

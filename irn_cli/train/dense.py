@@ -18,10 +18,9 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from irn_cli.model import IRN, DenseBlock, InvBlock
+from irn_cli.model import IRN, SLOPE, DenseBlock, InvBlock
 
 _MULTIPLE = 8  # of channels
-_SLOPE = 0.2  # of LeakyReLU below 0
 
 
 class LeanDenseBlock(DenseBlock):
@@ -67,7 +66,7 @@ class _Dense(torch.autograd.Function):
 
         read = features[0]
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-            features.append(functional.leaky_relu_(functional.conv2d(read, weight, bias, padding=1), _SLOPE))
+            features.append(functional.leaky_relu_(functional.conv2d(read, weight, bias, padding=1), SLOPE))
             read = torch.cat([read, features[-1]], 1)
         ctx.save_for_backward(*features, *weights)
         ctx.channels, ctx.parts, ctx.out = channels, len(parts), out
@@ -93,7 +92,7 @@ class _Dense(torch.autograd.Function):
             for found, of_weight in zip(columns[k:], of_weights.split(rows[k:]), strict=True):
                 found.insert(0, of_weight)
             if k:
-                later = torch.cat([torch.ops.aten.leaky_relu_backward(back, feature, _SLOPE, True), later], 1)
+                later = torch.cat([torch.ops.aten.leaky_relu_backward(back, feature, SLOPE, True), later], 1)
             end = begin
 
         channels, parts, out = ctx.channels, ctx.parts, ctx.out

@@ -9,10 +9,10 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as functional
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from irn_cli.errors import WeightsError
+from irn_cli.tensors import read_state_dict
 
 # Channels of VGG19's convolutions up to conv5_4; "pool" halves the size. torchvision numbers ReLUs as layers too.
 _VGG19 = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, 256, "pool", 512, 512, 512, 512, "pool", 512, 512, 512, 512)
@@ -93,7 +93,7 @@ class VGGFeatures(nn.Module):
             layers += [nn.Conv2d(channels, width, 3, padding=1, device="meta"), nn.ReLU(inplace=True)]
             channels = width
         self.layers = nn.Sequential(*layers[:-1])
-        state = {name.removeprefix("features."): tensor for name, tensor in _read_tensors(path).items()}
+        state = {name.removeprefix("features."): tensor for name, tensor in read_state_dict(path).items()}
         wanted = self.layers.state_dict()
         for name, tensor in wanted.items():
             if name not in state or state[name].shape != tensor.shape:
@@ -116,16 +116,3 @@ class VGGFeatures(nn.Module):
             x = 255 * x.flip(1)
         features: Tensor = self.layers((x - self.mean) / self.deviation)
         return self.scale * features
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except FileNotFoundError:
-        raise WeightsError(f"no VGG19 weights at {path}") from None
-    except Exception as error:  # unpicklers of foreign bytes raise nearly anything
-        reason = error.strerror if isinstance(error, OSError) else "it is no file of plain tensors"
-        raise WeightsError(f"cannot read VGG19 weights from {path}: {reason}") from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise WeightsError(f"{path} is not VGG19 in torchvision's layout: expected a mapping of names to tensors")
-    return state

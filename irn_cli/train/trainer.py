@@ -15,7 +15,8 @@ from torch import Tensor
 from irn_cli.device import untuned_convolutions
 from irn_cli.errors import DeviceError, InputError, IrnError
 from irn_cli.evaluate import DataSet, Failure, Network, Score, Summary, evaluate, summarise
-from irn_cli.image import Picture, read
+from irn_cli.image import read
+from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
 from irn_cli.train.checkpoint import Checkpoint, Counters, save_checkpoint
 from irn_cli.train.step import Step

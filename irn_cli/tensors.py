@@ -1,0 +1,105 @@
+"""Files of tensors: ours, which are safetensors with a header that says what they are, and others' weights.
+
+Headers and arrays are read without torch, which is imported only for others' weights.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from irn_cli.errors import IrnError, WeightsError
+from irn_cli.files import atomic_write
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Format:
+    """One of our kinds of file: safetensors whose header names the format and holds further text fields."""
+
+    name: str  # what stands in the header under `format`
+    noun: str  # what messages call such a file
+    fields: tuple[str, ...]  # that its header must have; it may have more
+    error: type[IrnError]  # what reading raises: the file is missing, damaged, or of another kind
+
+    def write(
+        self,
+        path: str | os.PathLike[str],
+        tensors: Mapping[str, NDArray[Any]],
+        header: Mapping[str, str],
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        """Write a file of this kind, atomically.
+
+        Raises:
+            OutputError: the file exists already or cannot be written.
+        """
+        with atomic_write(path, overwrite=overwrite) as stream:
+            stream.write(save(dict(tensors), metadata={"format": self.name, **header}))
+
+    def read_header(self, path: str | os.PathLike[str]) -> dict[str, str]:
+        """Read a file's text fields, not its tensors."""
+        with self._opened(path) as file:
+            return self._checked(path, file)
+
+    def read(self, path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+        """Read a file's text fields and its tensors."""
+        with self._opened(path) as file:
+            header = self._checked(path, file)
+            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+
+    @contextmanager
+    def _opened(self, path: str | os.PathLike[str]) -> Iterator[safe_open]:
+        try:
+            with safe_open(path, framework="np") as file:
+                yield file
+        except FileNotFoundError:
+            raise self.error(f"no such file: {path}") from None
+        except SafetensorError as error:
+            raise self.error(f"{path} is not a whole safetensors file: {error}") from error
+        except OSError as error:
+            raise self.error(f"cannot read {path}: {error.strerror or error}") from error
+
+    def _checked(self, path: str | os.PathLike[str], file: safe_open) -> dict[str, str]:
+        header: dict[str, str] = file.metadata() or {}
+        if (found := header.get("format")) != self.name:
+            raise self.error(f"{path} is not {self.noun}: expected format {self.name!r}, found {found!r}")
+        if missing := [field for field in self.fields if field not in header]:
+            raise self.error(f"{path} has a damaged header: no {missing[0]!r} in it")
+        return header
+
+
+def read_state_dict(path: Path) -> "dict[str, Tensor]":
+    """Read others' weights, without running what a pickle might carry.
+
+    Args:
+        path: a `.safetensors` file, or what `torch.save` made of a mapping of names to tensors.
+
+    Raises:
+        WeightsError: the file is missing, or holds anything else.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise WeightsError(f"no such file: {path}") from None
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # unpicklers of foreign bytes raise nearly anything
+        raise WeightsError(f"{path} is not a file of plain tensors, and is not loaded") from error
+    if not isinstance(state, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise WeightsError(f"{path}: expected a mapping of names to tensors")
+    return {str(name): tensor for name, tensor in state.items()}

@@ -1,0 +1,64 @@
+"""Files of tensors: a header that is checked, and one clear line for whatever else a file may be."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from irn_cli.errors import InputError, OutputError, WeightsError
+from irn_cli.tensors import Format, read_state_dict
+
+FORMAT = Format("test-1", "a test", ("name",), InputError)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    arrays = {"a": np.arange(6, dtype=np.float16).reshape(2, 3), "step": np.array(7)}
+    FORMAT.write(tmp_path / "a", arrays, {"name": "n", "more": "é"})
+    header, back = FORMAT.read(tmp_path / "a")
+    assert header == FORMAT.read_header(tmp_path / "a") == {"format": "test-1", "name": "n", "more": "é"}
+    assert set(back) == set(arrays)
+    for name, array in back.items():
+        assert array.dtype == arrays[name].dtype
+        assert np.array_equal(array, arrays[name])
+        assert array.flags.writeable  # torch asks for it
+    with pytest.raises(OutputError, match="exists already"):
+        FORMAT.write(tmp_path / "a", {}, {"name": "n"})
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with pytest.raises(InputError, match="no such file"):
+        FORMAT.read(path)
+    with pytest.raises(InputError, match="cannot read"):
+        FORMAT.read(tmp_path)
+    for content in (b"", b"text", b"\xff" * 100):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="is not a whole safetensors file"):
+            FORMAT.read_header(path)
+    array = {"a": np.zeros(3)}
+    for header, words in [
+        (None, "is not a test: expected format 'test-1', found None"),
+        ({"format": "test-2"}, "found 'test-2'"),
+        ({"format": "test-1"}, "has a damaged header: no 'name' in it"),
+    ]:
+        save_file(array, path, header)
+        with pytest.raises(InputError, match=words):
+            FORMAT.read(path)
+
+
+def test_others_weights_are_read_or_refused(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(3.0)}
+    torch.save(tensors, tmp_path / "a.pth")
+    save_file({"a": np.arange(3, dtype=np.float32)}, tmp_path / "a.safetensors")
+    for suffix in ("pth", "safetensors"):
+        assert torch.equal(read_state_dict(tmp_path / f"a.{suffix}")["a"], tensors["a"])
+        with pytest.raises(WeightsError, match="no such file"):
+            read_state_dict(tmp_path / f"absent.{suffix}")
+        (tmp_path / f"b.{suffix}").write_bytes(b"text")
+        with pytest.raises(WeightsError, match="is not a file of plain tensors"):
+            read_state_dict(tmp_path / f"b.{suffix}")
+    torch.save([1, 2], tmp_path / "c.pth")
+    with pytest.raises(WeightsError, match="expected a mapping"):
+        read_state_dict(tmp_path / "c.pth")
