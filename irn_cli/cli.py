@@ -407,9 +407,11 @@ def eval_(
       irn eval --data Set5 --data Set14 -m irn-x4 --samples 5 --report eval.html
     """
     from irn_cli import report
+    from irn_cli.dataset import find_data_sets
     from irn_cli.device import tune_allocator
-    from irn_cli.evaluate import evaluate, find_data_sets, load_methods
+    from irn_cli.evaluate import evaluate
     from irn_cli.files import require_writable
+    from irn_cli.methods import load_methods
 
     if json_file == csv_file == "-":
         raise click.UsageError("--json and --csv cannot both write to standard output")

@@ -1,120 +1,63 @@
-"""How good a method is on a folder of pictures, by the papers' protocol: a row of scores a picture, and their summary.
+"""How good a method is on folders of pictures, by the papers' protocol: a row of scores per picture, and their summary.
 
 The protocol: a picture is cropped to a multiple of the scale; the small one is rounded to 8 bits; the restored one is
-clamped and rounded to 8 bits; PSNR and SSIM are taken on luma with a few pixels cropped off each border, and averaged
-over the pictures. Grey pictures are measured on their own levels. Transparency is left out.
+clamped and rounded to 8 bits; it is measured with a few pixels cropped off each border, PSNR and SSIM on luma; figures
+are averaged over the pictures. Grey pictures are measured on their own levels. Transparency is left out.
 
 Training's validation calls `evaluate` as `irn eval` does, so that both give the same numbers.
 """
 
+import dataclasses
 import io
 import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from irn_cli import resize
 from irn_cli.artifact import find_artifact
-from irn_cli.errors import InputError, IrnError, UsageError
-from irn_cli.image import read, write
-from irn_cli.inputs import walk
-from irn_cli.metrics import WINDOW, crop_border, luma, psnr, ssim
+from irn_cli.dataset import DataSet, Original, load
+from irn_cli.errors import InputError, IrnError
+from irn_cli.image import write
+from irn_cli.methods import Method, Small
+from irn_cli.metrics import METRICS, Metric, crop_border, luma, psnr, ssim
 from irn_cli.picture import Picture
-from irn_cli.rescale import Rescaler
-from irn_cli.weights import DEFAULT_MODELS, load_model
 
-# The papers measure a picture of one channel as it is. Copies of this one in a format without grey (WebP) no longer
-# tell that it has one; `man` beside it always had three, equal ones, and counts as colour.
-_GREY = {("set14", "bridge")}
-
-BASELINES = {"bicubic": resize.bicubic, "lanczos": resize.lanczos, "area": resize.area}
-
-
-class Method(Protocol):
-    """Something that makes pictures small and large again."""
-
-    @property
-    def name(self) -> str:
-        """What the results call it."""
-
-    @property
-    def scale(self) -> int:
-        """How many times smaller each side becomes."""
-
-    @property
-    def draws(self) -> bool:
-        """Whether what it restores depends on a draw of the latent."""
-
-    def downscale(self, picture: Picture) -> Picture:
-        """Make a picture, whose sides are multiples of the scale, small."""
-
-    def upscale(self, picture: Picture, *, seed: int, temperature: float, sample: int) -> Picture:
-        """Make what `downscale` gave large again."""
+_MOST_WORKERS = 16  # each holds a picture or two in memory
 
 
 @dataclass(frozen=True)
-class Network:
-    """A model as a method, run as `irn downscale` and `irn upscale` run it."""
+class _Quality:
+    """What a row of a picture and one of a data set have in common."""
 
-    name: str
-    rescaler: Rescaler
-    draws = True
+    quality: Mapping[str, float]  # of the restored picture, by the keys of the metrics; means over the draws
 
     @property
-    def scale(self) -> int:
-        return self.rescaler.scale
+    def psnr_y(self) -> float:
+        """In dB; infinite where nothing differs."""
+        return self.quality["psnr_y"]
 
-    def downscale(self, picture: Picture) -> Picture:
-        return self.rescaler.downscale(picture)
+    @property
+    def ssim_y(self) -> float:
+        return self.quality["ssim_y"]
 
-    def upscale(self, picture: Picture, *, seed: int, temperature: float, sample: int) -> Picture:
-        return self.rescaler.upscale(picture, seed=seed, temperature=temperature, sample=sample)
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """Plain interpolation both ways as a method."""
-
-    name: str  # one of BASELINES
-    scale: int
-    draws = False
-
-    def downscale(self, picture: Picture) -> Picture:
-        height, width = picture.size
-        return self._resized(picture, (height // self.scale, width // self.scale))
-
-    def upscale(self, picture: Picture, *, seed: int, temperature: float, sample: int) -> Picture:
-        height, width = picture.size
-        return self._resized(picture, (height * self.scale, width * self.scale))
-
-    def _resized(self, picture: Picture, size: tuple[int, int]) -> Picture:
-        x = torch.from_numpy(picture.pixels).movedim(2, 0).float()
-        x = BASELINES[self.name](x, size).clamp_(0, 255).round_().byte()
-        return Picture(x.movedim(0, 2).contiguous().numpy(), mode=picture.mode)
+    @property
+    def psnr_rgb(self) -> float:
+        return self.quality["psnr_rgb"]
 
 
-@dataclass(frozen=True)
-class DataSet:
-    """Pictures to measure on."""
-
-    name: str
-    directory: Path
-    pictures: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
-class Score:
-    """How well a method did on one picture. PSNR is in dB, infinite where nothing differs; means over the draws."""
+@dataclass(frozen=True, kw_only=True)
+class Score(_Quality):
+    """How well a method did on one picture. What is said of the small picture is None where there is none."""
 
     method: str
     scale: int
@@ -122,14 +65,13 @@ class Score:
     name: str  # the picture's path within its data set
     width: int  # as measured: a multiple of the scale
     height: int
-    psnr_y: float
-    ssim_y: float
-    psnr_rgb: float
     psnr_y_samples: tuple[float, ...]  # draw by draw
-    lr_psnr_y: float  # the small picture against bicubic: how ordinary it looks
-    lr_ssim_y: float
-    lr_worst_patch: float  # largest mean deviation of one of its 8x8 patches from bicubic in any channel, levels
-    lr_bits_per_pixel: float  # of its PNG file, by its own pixels
+    lr_psnr_y: float | None  # the small picture against bicubic: how ordinary it looks
+    lr_ssim_y: float | None
+    lr_worst_patch: float | None  # largest mean deviation of one of its 8x8 patches from bicubic in any channel, levels
+    lr_bits_per_pixel: float | None  # of its file, by its own pixels
+    bytes: int | None  # of the file that is kept
+    bits_per_pixel: float | None  # of that file, by the original's pixels
     seconds: float  # to make it small and large again, once; reading and measuring left out
 
 
@@ -143,186 +85,241 @@ class Failure:
     error: str
 
 
-@dataclass(frozen=True)
-class Summary:
+@dataclass(frozen=True, kw_only=True)
+class Summary(_Quality):
     """How well a method did on a data set: means over its pictures."""
 
     method: str
     scale: int
     dataset: str
     pictures: int
-    psnr_y: float
-    ssim_y: float
-    psnr_rgb: float
-    lr_psnr_y: float
-    lr_ssim_y: float
-    lr_worst_patch: float  # the worst of all
-    lr_bits_per_pixel: float
+    lr_psnr_y: float | None
+    lr_ssim_y: float | None
+    lr_worst_patch: float | None  # the worst of all
+    lr_bits_per_pixel: float | None
+    bytes: float | None
+    bits_per_pixel: float | None
     psnr_y_std_over_samples: float | None  # standard deviation of the set's mean from draw to draw; None for one draw
     seconds_per_picture: float
 
 
-@dataclass(frozen=True, eq=False)
-class Original:
-    """A picture as it is measured, and the small picture that an ordinary program would make of it."""
-
-    picture: Picture  # cropped to a multiple of the scale; pixels and mode only
-    guide: NDArray[np.uint8]  # (H/s, W/s, 3), bicubic, rounded
-
-
-def find_data_set(directory: Path, name: str | None = None) -> DataSet:
-    """Find the pictures in a folder and its sub-folders, in the order of their names.
-
-    Args:
-        directory: the folder.
-        name: what the results call the set; the folder's name where None.
-
-    Raises:
-        UsageError: there is no such folder, or no picture in it.
-    """
-    if not directory.is_dir():
-        raise UsageError(f"no folder {directory}")
-    found = tuple(walk(directory))
-    if not found:
-        raise UsageError(f"no pictures in {directory}")
-    return DataSet(name or directory.resolve().name, directory, found)
-
-
-def find_data_sets(directories: Sequence[Path]) -> list[DataSet]:
-    """Find several data sets; folders of one name are told apart by their paths.
-
-    Raises:
-        UsageError: one is no folder, has no picture in it, or is given twice.
-    """
-    names = _unambiguous([path.resolve().name for path in directories], [str(path) for path in directories])
-    return [find_data_set(path, name) for path, name in zip(directories, names, strict=True)]
-
-
-def load_methods(
-    models: Sequence[str],
-    baselines: Sequence[str] = (),
-    scale: int | None = None,
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-    memory: str | int | None = None,
-) -> list[Method]:
-    """Load models and baselines of one scale; models of one name are told apart by their paths.
-
-    Args:
-        models: names or paths of weights. Where there are neither models nor baselines, the scale's own model.
-        baselines: names out of BASELINES.
-        scale: which one; the models' where None, and 4 where there are none.
-        device: as `Rescaler`'s.
-        precision: as `Rescaler`'s.
-        memory: as `Rescaler`'s.
-
-    Raises:
-        UsageError: the scales differ, a method is given twice, or a name or option means nothing.
-        WeightsError: weights are damaged.
-        DeviceError: no such device.
-    """
-    if not models and not baselines:
-        if (scale or 4) not in DEFAULT_MODELS:
-            raise UsageError(f"no model is known for {scale}x: name one")
-        models = [DEFAULT_MODELS[scale or 4]]
-    loaded = [load_model(source) for source in models]
-    scales = {model.config.scale for model in loaded} | ({scale} if scale else set())
-    if len(scales) > 1:
-        found = ", ".join(f"{source} is {model.config.scale}x" for source, model in zip(models, loaded, strict=True))
-        raise UsageError(f"expected methods of one scale{f', {scale}x' if scale else ''}: {found}")
-    at = max(scales, default=4)
-    names = _unambiguous([*(model.name for model in loaded), *baselines], [*models, *baselines])
-    rescalers = [Rescaler(model, device, precision, memory) for model in loaded]
-    networks = [Network(name, rescaler) for name, rescaler in zip(names, rescalers, strict=False)]
-    return [*networks, *(Baseline(name, at) for name in baselines)]
-
-
-def _unambiguous(names: Sequence[str], longer: Sequence[str]) -> list[str]:
-    """Each name, or its longer form where several things bear it."""
-    chosen = [long if names.count(name) > 1 else name for name, long in zip(names, longer, strict=True)]
-    for name in chosen:
-        if chosen.count(name) > 1:
-            raise UsageError(f"{name} is given twice")
-    return chosen
+def flat(row: Score | Summary) -> dict[str, Any]:
+    """A row's fields, each metric one of them, as JSON and CSV have them."""
+    fields = {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "quality"}
+    return {**fields, **row.quality}
 
 
 def evaluate(
     methods: Sequence[Method],
     datasets: Iterable[DataSet],
     *,
+    metrics: Sequence[Metric] = (),
     crop: int | None = None,
     seed: int = 0,
     temperature: float = 1.0,
     samples: int = 1,
+    workers: int | None = None,
 ) -> Iterator[Score | Failure]:
     """Measure every method on every picture; rows come data set by data set, picture by picture, method by method.
 
-    While a method works, the next picture is read and the last one's results are measured, in two threads.
+    Methods that keep the device busy run one at a time in the calling thread. Meanwhile pictures are read ahead, other
+    methods run and results are measured in threads of a pool. The figures do not depend on how many those are.
 
     Args:
         methods: at least one; all of one scale, each with a name of its own.
         datasets: what to measure on.
+        metrics: what to measure besides `METRICS`.
         crop: pixels taken off each border before the restored picture is measured; None is the scale, as in the papers.
         seed: which latents to draw.
         temperature: their standard deviation; 0 measures the latent's mean.
-        samples: draws a picture; the scores are means over them.
+        samples: draws per picture; the scores are means over them.
+        workers: threads of the pool; as many as torch may use where None.
 
     Yields:
-        A `Score` for each picture and method; a `Failure`, as soon as it is known, for a picture that cannot be read or
-        is too small, and for a method that fails on one.
+        A `Score` for each picture and method; a `Failure` for a picture that cannot be read or is too small, and for a
+        method that fails on one.
     """
     scale = methods[0].scale
     assert all(method.scale == scale for method in methods)
     crop = scale if crop is None else crop
+    draw = _Draw(seed, temperature, samples)
+    measured = (*METRICS, *metrics)
     jobs = [(dataset, path) for dataset in datasets for path in dataset.pictures]
-    pool = ThreadPoolExecutor(2, thread_name_prefix="irn-evaluate")
-    try:
-        ahead = deque(pool.submit(load, *job, scale, crop) for job in jobs[:1])
-        behind: deque[tuple[str, str, _Trial]] = deque()
-        for number, (dataset, path) in enumerate(jobs, 1):
+    workers = workers or max(2, min(torch.get_num_threads(), _MOST_WORKERS))
+    with _pool(workers) as pool:
+        ahead = deque(pool.submit(load, *job, scale, crop) for job in jobs[:workers])
+        behind: deque[Callable[[], Score | Failure]] = deque()  # each waits for a row and gives it
+        for number, (dataset, path) in enumerate(jobs, workers):
+            reading = ahead.popleft()
             ahead.extend(pool.submit(load, *job, scale, crop) for job in jobs[number : number + 1])
-            name = path.relative_to(dataset.directory).as_posix()
             try:
-                original = ahead.popleft().result()
+                original = reading.result()
             except IrnError as error:
-                yield Failure(dataset.name, name, None, str(error))
+                name = path.relative_to(dataset.directory).as_posix()
+                behind.append(partial(Failure, dataset.name, name, None, str(error)))
                 continue
             for method in methods:
-                try:
-                    trial = _try(method, original, pool, crop, seed, temperature, samples if method.draws else 1)
-                except IrnError as error:
-                    yield Failure(dataset.name, name, method.name, str(error))
-                    continue
-                behind.append((dataset.name, name, trial))
-                if len(behind) > 1:
-                    yield _score(*behind.popleft())
-        yield from (_score(*last) for last in behind)
+                trial = _Trial(method, original, crop, draw, measured, sets_budget=method is methods[0])
+                behind.append(trial.start(pool))
+                while len(behind) > 2 * workers:
+                    yield behind.popleft()()
+        while behind:
+            yield behind.popleft()()
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[Executor]:
+    """Threads with one of torch's threads each; the caller keeps its own."""
+    pool = ThreadPoolExecutor(workers, "irn-evaluate", initializer=partial(torch.set_num_threads, 1))
+    try:
+        yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+        # A thread's own setting is also what torch gives to threads that start later: put back the caller's.
+        torch.set_num_threads(torch.get_num_threads())
 
 
-def load(dataset: DataSet, path: Path, scale: int, crop: int) -> Original:
-    """Read a picture and make of it what is measured.
+class _Draw(NamedTuple):
+    """Which latents are drawn."""
 
-    Args:
-        dataset: the set that it belongs to.
-        path: the picture.
-        scale: how many times smaller the small picture is to be.
-        crop: pixels that will be taken off each border of the restored picture.
+    seed: int
+    temperature: float
+    samples: int
 
-    Raises:
-        InputError: it cannot be read, or is too small.
-    """
-    picture = read(path)
-    height, width = (side - side % scale for side in picture.size)
-    need = max(WINDOW, -(-(WINDOW + 2 * crop) // scale)) * scale
-    if min(height, width) < need:
-        found = " x ".join(map(str, picture.size[::-1]))
-        raise InputError(f"{path} is too small to be measured: expected at least {need} pixels a side, found {found}")
-    mode = "L" if (dataset.name.lower(), path.stem.lower()) in _GREY else picture.mode
-    cropped = Picture(np.ascontiguousarray(picture.pixels[:height, :width]), mode=mode)
-    return Original(cropped, resize.bicubic_small(cropped.pixels, scale).round().astype(np.uint8))
+
+class _SmallFigures(NamedTuple):
+    """Measured on a small picture; named as in `Score`."""
+
+    lr_psnr_y: float | None
+    lr_ssim_y: float | None
+    lr_worst_patch: float | None
+    lr_bits_per_pixel: float | None
+    bytes: int | None
+    bits_per_pixel: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """One method on one picture."""
+
+    method: Method
+    original: Original
+    crop: int
+    draw: _Draw
+    metrics: Sequence[Metric]
+    sets_budget: bool  # whether its file is what codecs are held against
+
+    def start(self, pool: Executor) -> Callable[[], Score | Failure]:
+        """Do what needs this thread, leave the rest to the pool; what comes back waits for the row."""
+        if not self.method.busy:
+            return pool.submit(self._alone).result
+        try:
+            return self._run(pool)
+        except IrnError as error:
+            return partial(self._failure, error)
+
+    def _alone(self) -> Score | Failure:
+        """All of it in this thread."""
+        try:
+            return self._run(_Here())()
+        except IrnError as error:
+            return self._failure(error)
+        finally:
+            self._close_budget()
+
+    def _run(self, pool: Executor) -> Callable[[], Score | Failure]:
+        """Let the method work, and the pool measure what it gives."""
+        start = time.perf_counter()
+        small = self.method.downscale(self.original)
+        seconds = time.perf_counter() - start
+        small_figures = pool.submit(self._measure_small, small)
+        samples = self.draw.samples if self.method.draws else 1
+        figures = []
+        for sample in range(samples):
+            start = time.perf_counter()
+            restored = self.method.upscale(small, seed=self.draw.seed, temperature=self.draw.temperature, sample=sample)
+            seconds += (time.perf_counter() - start) / samples
+            figures.append(pool.submit(self._measure, restored.pixels))
+        return partial(self._row, small_figures, figures, seconds)
+
+    def _row(
+        self, small: Future[_SmallFigures], figures: Sequence[Future[dict[str, float]]], seconds: float
+    ) -> Score | Failure:
+        """Wait for the measurements and put them together."""
+        try:
+            draws = [future.result() for future in figures]
+            found = small.result()
+        except IrnError as error:
+            return self._failure(error)
+        height, width = self.original.picture.size
+        return Score(
+            method=self.method.name,
+            scale=self.method.scale,
+            dataset=self.original.dataset,
+            name=self.original.name,
+            width=width,
+            height=height,
+            quality={metric.key: statistics.fmean(draw[metric.key] for draw in draws) for metric in self.metrics},
+            psnr_y_samples=tuple(draw["psnr_y"] for draw in draws),
+            seconds=seconds,
+            **found._asdict(),
+        )
+
+    def _failure(self, error: IrnError) -> Failure:
+        self._close_budget()
+        return Failure(self.original.dataset, self.original.name, self.method.name, str(error))
+
+    def _close_budget(self) -> None:
+        """Where this method was to say how much a codec may spend, and cannot, let no codec wait for it."""
+        if self.sets_budget and not self.original.budget.done():
+            error = InputError(f"{self.method.name} gave no small picture to compare with")
+            self.original.budget.set_exception(error)
+
+    def _measure(self, restored: NDArray[np.uint8]) -> dict[str, float]:
+        a, b = (crop_border(pixels, self.crop) for pixels in (self.original.picture.pixels, restored))
+        grey = self.original.picture.mode == "L"
+        return {metric.key: metric.measure(a, b, grey) for metric in self.metrics}
+
+    def _measure_small(self, small: Small) -> _SmallFigures:
+        picture = small.picture
+        try:
+            nbytes = small.nbytes or (_size_as_png(picture) if picture else None)
+            if self.sets_budget and nbytes:
+                self.original.budget.set_result(nbytes)
+        finally:
+            self._close_budget()
+        height, width = self.original.picture.size
+        density = None if nbytes is None else 8 * nbytes / (height * width)
+        if not picture:
+            return _SmallFigures(None, None, None, None, nbytes, density)
+        y = partial(luma, full_range=self.original.picture.mode == "L")
+        guide = self.original.guide
+        return _SmallFigures(
+            lr_psnr_y=psnr(guide, picture.pixels, of=y),
+            lr_ssim_y=ssim(guide, picture.pixels, of=y),
+            lr_worst_patch=find_artifact(picture.pixels, guide.astype(np.float32)).deviation,
+            lr_bits_per_pixel=None if density is None else density * self.method.scale**2,
+            bytes=nbytes,
+            bits_per_pixel=density,
+        )
+
+
+def _size_as_png(picture: Picture) -> int:
+    file = io.BytesIO()
+    write(file, picture)
+    return len(file.getvalue())
+
+
+class _Here(Executor):
+    """Does what it is given at once, in the calling thread."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*arguments, **options))
+        except IrnError as error:
+            future.set_exception(error)
+        return future
 
 
 def summarise(scores: Iterable[Score]) -> list[Summary]:
@@ -334,24 +331,26 @@ def summarise(scores: Iterable[Score]) -> list[Summary]:
 
 
 def _summary(scores: list[Score]) -> Summary:
-    def mean(name: str) -> float:
-        return statistics.fmean(getattr(score, name) for score in scores)
+    def mean(name: str) -> float | None:
+        values = [getattr(score, name) for score in scores]
+        return None if None in values else statistics.fmean(values)
 
     draws = [statistics.fmean(draw) for draw in zip(*(score.psnr_y_samples for score in scores), strict=True)]
+    patches = [score.lr_worst_patch for score in scores if score.lr_worst_patch is not None]
     return Summary(
         method=scores[0].method,
         scale=scores[0].scale,
         dataset=scores[0].dataset,
         pictures=len(scores),
-        psnr_y=mean("psnr_y"),
-        ssim_y=mean("ssim_y"),
-        psnr_rgb=mean("psnr_rgb"),
+        quality={key: statistics.fmean(score.quality[key] for score in scores) for key in scores[0].quality},
         lr_psnr_y=mean("lr_psnr_y"),
         lr_ssim_y=mean("lr_ssim_y"),
-        lr_worst_patch=max(score.lr_worst_patch for score in scores),
+        lr_worst_patch=max(patches, default=None),
         lr_bits_per_pixel=mean("lr_bits_per_pixel"),
+        bytes=mean("bytes"),
+        bits_per_pixel=mean("bits_per_pixel"),
         psnr_y_std_over_samples=_spread(draws),
-        seconds_per_picture=mean("seconds"),
+        seconds_per_picture=statistics.fmean(score.seconds for score in scores),
     )
 
 
@@ -362,86 +361,3 @@ def _spread(draws: Sequence[float]) -> float | None:
     if min(draws) == max(draws):
         return 0.0
     return statistics.stdev(draws) if max(draws) < math.inf else math.inf
-
-
-class _Restored(NamedTuple):
-    """Measured on one draw."""
-
-    psnr_y: float
-    ssim_y: float
-    psnr_rgb: float
-
-
-class _Small(NamedTuple):
-    """Measured on a small picture; named as in `Score`."""
-
-    lr_psnr_y: float
-    lr_ssim_y: float
-    lr_worst_patch: float
-    lr_bits_per_pixel: float
-
-
-@dataclass(frozen=True, eq=False)
-class _Trial:
-    """One method on one picture: the network's work is done, the measuring goes on in a pool."""
-
-    method: Method
-    original: Original
-    seconds: float
-    small: Future[_Small]
-    draws: tuple[Future[_Restored], ...]
-
-
-def _try(
-    method: Method, original: Original, pool: Executor, crop: int, seed: int, temperature: float, samples: int
-) -> _Trial:
-    start = time.perf_counter()
-    small = method.downscale(original.picture)
-    seconds = time.perf_counter() - start
-    measured_small = pool.submit(_measure_small, original, small)
-    draws = []
-    for sample in range(samples):
-        start = time.perf_counter()
-        restored = method.upscale(small, seed=seed, temperature=temperature, sample=sample)
-        seconds += (time.perf_counter() - start) / samples
-        draws.append(pool.submit(_measure_restored, original, restored, crop))
-    return _Trial(method, original, seconds, measured_small, tuple(draws))
-
-
-def _score(dataset: str, name: str, trial: _Trial) -> Score:
-    """Wait for the measurements and put them together."""
-    draws = [draw.result() for draw in trial.draws]
-    height, width = trial.original.picture.size
-    return Score(
-        method=trial.method.name,
-        scale=trial.method.scale,
-        dataset=dataset,
-        name=name,
-        width=width,
-        height=height,
-        psnr_y=statistics.fmean(draw.psnr_y for draw in draws),
-        ssim_y=statistics.fmean(draw.ssim_y for draw in draws),
-        psnr_rgb=statistics.fmean(draw.psnr_rgb for draw in draws),
-        psnr_y_samples=tuple(draw.psnr_y for draw in draws),
-        seconds=trial.seconds,
-        **trial.small.result()._asdict(),
-    )
-
-
-def _measure_restored(original: Original, restored: Picture, crop: int) -> _Restored:
-    a, b = crop_border(original.picture.pixels, crop), crop_border(restored.pixels, crop)
-    y = partial(luma, full_range=original.picture.mode == "L")
-    return _Restored(psnr(a, b, of=y), ssim(a, b, of=y), psnr(a, b))
-
-
-def _measure_small(original: Original, small: Picture) -> _Small:
-    y = partial(luma, full_range=original.picture.mode == "L")
-    file = io.BytesIO()
-    write(file, small)
-    height, width = small.size
-    return _Small(
-        lr_psnr_y=psnr(original.guide, small.pixels, of=y),
-        lr_ssim_y=ssim(original.guide, small.pixels, of=y),
-        lr_worst_patch=find_artifact(small.pixels, original.guide.astype(np.float32)).deviation,
-        lr_bits_per_pixel=8 * len(file.getvalue()) / (height * width),
-    )

@@ -1,5 +1,7 @@
 """How near one picture is to another: luma, PSNR and SSIM, in float64, as the papers measure them.
 
+`METRICS` is the table of what every evaluation measures; a further metric is a further line in it.
+
 Pictures are arrays of levels, 0 to 255: (H, W, 3) RGB or (H, W) of one channel, uint8 or float. Nothing here rounds.
 
 Sources: ITU-R BT.601 for luma, in the form of MATLAB's `rgb2ycbcr`; Wang et al., "Image quality assessment: from error
@@ -8,6 +10,8 @@ visibility to structural similarity" (2004) for SSIM, in the form of their `ssim
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,3 +125,26 @@ def _smooth(a: Plane) -> Plane:
             smooth += weights[k] * (a[k : k + size] + a[WINDOW - 1 - k : WINDOW - 1 - k + size])
         a = smooth.T
     return a
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure for how near a restored picture is to its original."""
+
+    key: str  # in JSON, in CSV and on the command line
+    label: str  # in tables
+    digits: int  # behind the decimal point, in tables
+    higher_is_better: bool
+    measure: Callable[[Levels, Levels, bool], float]  # of the original, the restored one, and whether they are grey
+
+
+def _luma(grey: bool) -> Callable[[Levels], Plane]:
+    """A grey picture is measured on its own levels, a colour picture on BT.601's studio range."""
+    return partial(luma, full_range=grey)
+
+
+METRICS = (
+    Metric("psnr_y", "PSNR Y", 2, True, lambda a, b, grey: psnr(a, b, of=_luma(grey))),
+    Metric("ssim_y", "SSIM Y", 4, True, lambda a, b, grey: ssim(a, b, of=_luma(grey))),
+    Metric("psnr_rgb", "PSNR RGB", 2, True, lambda a, b, grey: psnr(a, b)),
+)

@@ -5,7 +5,6 @@ import math
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from irn_cli.errors import OutputError
+from irn_cli.evaluate import flat
 from irn_cli.files import atomic_write
 from irn_cli.image import write
 from irn_cli.picture import Picture
@@ -206,7 +206,7 @@ def _record(event: Event) -> dict[str, Any] | None:
         case Logged(step, row, _, _):
             return {"step": step, **told(row)}
         case Validated(step, summary, failures, _):
-            numbers = {name: value for name, value in asdict(summary).items() if isinstance(value, int | float)}
+            numbers = {name: value for name, value in flat(summary).items() if isinstance(value, int | float)}
             record = {f"val_{name}": value for name, value in told(numbers).items()}
             return {"step": step, **record, "failures": failures}
         case SetBack(step, factor):

@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irn_cli.artifact import PATCH, find_artifact
-from irn_cli.evaluate import Baseline, DataSet, Method, Score, load
+from irn_cli.dataset import DataSet, load
+from irn_cli.evaluate import Score, flat
 from irn_cli.image import write
+from irn_cli.methods import Baseline, Method, Small
 from irn_cli.picture import Picture
 from irn_cli.report import Results, caption, comparison, finite
 
@@ -62,8 +64,8 @@ def render(results: Results, methods: Sequence[Method], datasets: Sequence[DataS
             for dataset in datasets
         ],
         "comparison": [dataclasses.asdict(row) for row in comparison(results)],
-        "summary": [dataclasses.asdict(row) for row in summary],
-        "pictures": [dataclasses.asdict(row) for row in results.scores],
+        "summary": [flat(row) for row in summary],
+        "pictures": [flat(row) for row in results.scores],
         "failures": [dataclasses.asdict(row) for row in results.failures],
         "exhibits": exhibits,
         "images": images,
@@ -80,7 +82,7 @@ def _chosen(scores: list[Score]) -> list[tuple[str, Score]]:
         return []
     ranked = sorted(scores, key=lambda score: score.psnr_y)
     by_rank = {len(ranked) // 2: "median", len(ranked) - 1: "best", 0: "worst"}
-    strayed = max(scores, key=lambda score: score.lr_worst_patch)
+    strayed = max(scores, key=lambda score: score.lr_worst_patch or 0)
     return [(by_rank[rank], ranked[rank]) for rank in sorted(by_rank)] + [(_STRAYED, strayed)]
 
 
@@ -90,10 +92,12 @@ def _exhibit(
     """Everything that the page needs to show one picture; its pictures go into `images`, by their hash."""
     scale = method.scale
     original = load(dataset, dataset.directory / score.name, scale, protocol["crop"])
-    small = method.downscale(original.picture)
-    restored = method.upscale(small, seed=protocol["seed"], temperature=protocol["temperature"], sample=0)
+    kept = method.downscale(original)
+    small = kept.picture
+    assert small
+    restored = method.upscale(kept, seed=protocol["seed"], temperature=protocol["temperature"], sample=0)
     guide = Picture(original.guide, mode=original.picture.mode)
-    bicubic = Baseline("bicubic", scale).upscale(guide, seed=0, temperature=0, sample=0)
+    bicubic = Baseline("bicubic", scale).upscale(Small(guide))
 
     height, width = original.picture.size
     if role == _STRAYED:
@@ -117,7 +121,7 @@ def _exhibit(
         return name
 
     return {
-        **dataclasses.asdict(score),
+        **flat(score),
         "role": role,
         "views": ("guide", "small") if role == _STRAYED else ("original", "restored"),
         "width": part[1],

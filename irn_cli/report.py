@@ -23,10 +23,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from irn_cli.dataset import DataSet
 from irn_cli.device import resolve_device, resolve_precision
 from irn_cli.errors import one_line
-from irn_cli.evaluate import DataSet, Failure, Method, Network, Score, Summary, summarise
+from irn_cli.evaluate import Failure, Score, Summary, flat, summarise
 from irn_cli.files import atomic_write
+from irn_cli.methods import Method
+from irn_cli.metrics import METRICS, Metric
 
 Pair = tuple[float, float | None]  # PSNR, dB, and SSIM, on Y
 
@@ -55,7 +58,11 @@ IRN+              | 4.35 | 33.59 .9147 | 29.97 .8444 | 28.94 .8189 | 28.24 .8684
 }
 
 
-SMALL_CAPTION = "small: against bicubic, on Y; worst patch: mean deviation of 8x8 pixels, levels; bits/pixel: its PNG"
+SMALL_CAPTION = (
+    "small: against bicubic, on Y; worst patch: mean deviation of 8x8 pixels, levels; "
+    "bits/pixel: of the file that is kept, by the original's pixels"
+)
+_FACTS: dict[str, Any] = {"parameters": None, "revision": None, "weights_hash": None}  # where a method has none
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ def protocol(
     methods: Sequence[Method],
     datasets: Sequence[DataSet],
     *,
+    metrics: Sequence[Metric] = (),
     crop: int | None,
     seed: int,
     temperature: float,
@@ -101,7 +109,11 @@ def protocol(
         "seed": seed,
         "samples": samples,
         "temperature": temperature,
-        "methods": [_described(method) for method in methods],
+        "metrics": [
+            {field.name: getattr(metric, field.name) for field in dataclasses.fields(Metric) if field.name != "measure"}
+            for metric in (*METRICS, *metrics)
+        ],
+        "methods": [{"name": method.name, **_FACTS, **method.facts} for method in methods],
         "datasets": [
             {"name": dataset.name, "directory": str(dataset.directory), "pictures": len(dataset.pictures)}
             for dataset in datasets
@@ -113,19 +125,6 @@ def protocol(
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "numpy", "pillow")},
         },
-    }
-
-
-def _described(method: Method) -> dict[str, Any]:
-    if not isinstance(method, Network):
-        return {"name": method.name, "kind": "baseline", "parameters": None, "revision": None, "weights_hash": None}
-    model = method.rescaler.model
-    return {
-        "name": method.name,
-        "kind": "model",
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "revision": model.revision,
-        "weights_hash": method.rescaler.hash,
     }
 
 
@@ -216,8 +215,8 @@ def to_json(results: Results) -> str:
     """Write everything as one JSON object; an infinite PSNR, of pictures that do not differ, becomes null."""
     found = {
         "protocol": results.protocol,
-        "summary": [dataclasses.asdict(row) for row in results.summary],
-        "pictures": [dataclasses.asdict(row) for row in results.scores],
+        "summary": [flat(row) for row in results.summary],
+        "pictures": [flat(row) for row in results.scores],
         "failures": [dataclasses.asdict(row) for row in results.failures],
     }
     return json.dumps(finite(found), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
@@ -229,12 +228,13 @@ def to_csv(results: Results) -> str:
     hashes = {method["name"]: method["weights_hash"] or "" for method in told["methods"]}
     common = {name: told[name] for name in ("crop", "seed", "samples", "temperature", "device", "precision")}
     common |= told["versions"]
-    names = [field.name for field in dataclasses.fields(Score)]
+    names = [field.name for field in dataclasses.fields(Score) if field.name != "quality"]
+    names += [metric["key"] for metric in told["metrics"]]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*names, "weights_hash", *common])
     for score in results.scores:
-        cells = {**vars(score), "psnr_y_samples": " ".join(map(str, score.psnr_y_samples))}
+        cells = {**flat(score), "psnr_y_samples": " ".join(map(str, score.psnr_y_samples))}
         writer.writerow([*(cells[name] for name in names), hashes[score.method], *common.values()])
     return text.getvalue()
 
@@ -312,20 +312,29 @@ def _small_table(results: Results) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("method", overflow="fold")
     table.add_column("data set", overflow="fold")
-    for name in ("RGB dB", "draws ± dB", "small dB / SSIM", "worst patch", "bits/pixel"):
+    further = results.protocol["metrics"][2:]  # PSNR and SSIM on Y are in the table above
+    labels = [metric["label"] for metric in further]
+    for name in (*labels, "draws ± dB", "small dB / SSIM", "worst patch", "bits/pixel"):
         table.add_column(name, justify="right")
     for row in results.summary:
-        spread = row.psnr_y_std_over_samples
+        small = None if row.lr_psnr_y is None else (row.lr_psnr_y, row.lr_ssim_y)
         table.add_row(
             Text(row.method),
             Text(row.dataset),
-            show_decibels(row.psnr_rgb),
-            "" if spread is None else f"{spread:.4f}",
-            show_pair((row.lr_psnr_y, row.lr_ssim_y)),
-            f"{row.lr_worst_patch:.1f}",
-            f"{row.lr_bits_per_pixel:.2f}",
+            *(show_number(row.quality[metric["key"]], metric["digits"]) for metric in further),
+            show_number(row.psnr_y_std_over_samples, 4),
+            show_pair(small),
+            show_number(row.lr_worst_patch, 1),
+            show_number(row.bits_per_pixel, 3),
         )
     return table
+
+
+def show_number(value: float | None, digits: int) -> str:
+    """A number; a hyphen where there is none."""
+    if value is None:
+        return "-"
+    return f"{value:z.{digits}f}" if math.isfinite(value) else "∞"
 
 
 def show_pair(pair: Pair | None, sign: str = "") -> str:

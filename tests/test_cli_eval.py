@@ -219,7 +219,7 @@ def test_ctrl_c_is_130_and_writes_nothing(irn_eval: Callable[..., Ran], monkeypa
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("irn_cli.evaluate.Baseline.upscale", interrupted)
+    monkeypatch.setattr("irn_cli.methods.Baseline.upscale", interrupted)
     ran = irn_eval("--data", "set", "--baseline", "area", "--json", "all.json")
     assert ran.status == 130
     assert not Path("all.json").exists()

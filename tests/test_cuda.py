@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from irn_cli.dataset import find_data_set
 from irn_cli.device import Precision, ieee_float32
 from irn_cli.engine import Engine
-from irn_cli.evaluate import find_data_set
 from irn_cli.image import read
 from irn_cli.metrics import psnr
 from irn_cli.model import quantise

@@ -12,11 +12,13 @@ import torch
 from PIL import Image
 
 import irn_cli
-from irn_cli import evaluate as module
+from irn_cli import dataset as module
 from irn_cli.artifact import find_artifact
+from irn_cli.dataset import DataSet, Original, find_data_set
 from irn_cli.errors import DeviceError, UsageError
-from irn_cli.evaluate import Baseline, DataSet, Failure, Network, Score, evaluate, find_data_set, summarise
-from irn_cli.metrics import crop_border, luma, psnr, ssim
+from irn_cli.evaluate import Failure, Score, evaluate, flat, summarise
+from irn_cli.methods import Baseline, Network, Small
+from irn_cli.metrics import METRICS, Metric, crop_border, luma, psnr, ssim
 from irn_cli.picture import Picture
 from irn_cli.resize import bicubic
 from tests.helpers import SHARED, needs_shared
@@ -79,7 +81,9 @@ def test_a_row_is_what_the_public_pieces_give(network: Network, tmp_path: Path) 
     assert row.lr_psnr_y == pytest.approx(psnr(luma(guide), luma(small.pixels)))
     assert row.lr_ssim_y == pytest.approx(ssim(luma(guide), luma(small.pixels)))
     assert row.lr_worst_patch == pytest.approx(find_artifact(small.pixels, guide.astype(np.float32)).deviation)
-    assert row.lr_bits_per_pixel == 8 * (tmp_path / "small.png").stat().st_size / (15 * 18)
+    assert row.bytes == (tmp_path / "small.png").stat().st_size
+    assert row.lr_bits_per_pixel == pytest.approx(8 * row.bytes / (15 * 18))
+    assert row.bits_per_pixel == pytest.approx(8 * row.bytes / (60 * 72))
 
     draws = []
     for sample in range(2):
@@ -152,7 +156,7 @@ def test_bad_pictures_are_told_and_the_rest_is_measured(network: Network, tmp_pa
 class Failing(Baseline):
     """Runs out of memory on every picture."""
 
-    def upscale(self, picture: Picture, *, seed: int, temperature: float, sample: int) -> Picture:
+    def upscale(self, small: Small, *, seed: int = 0, temperature: float = 0, sample: int = 0) -> Picture:
         raise DeviceError("no memory")
 
 
@@ -178,9 +182,11 @@ def test_temperature_zero_has_one_outcome(network: Network, tmp_path: Path) -> N
 
 
 def score(dataset: str, draws: tuple[float, ...], **values: float) -> Score:
-    names = [field.name for field in dataclasses.fields(Score)][6:]
-    filled = dict.fromkeys(names, 1.0) | {"psnr_y": float(np.mean(draws)), "psnr_y_samples": draws} | values
-    return Score("m", 4, dataset, "a.png", 8, 8, **filled)  # type: ignore[arg-type]
+    quality = {"psnr_y": float(np.mean(draws)), "ssim_y": values.pop("ssim_y", 1.0), "psnr_rgb": 1.0}
+    place = {"method": "m", "scale": 4, "dataset": dataset, "name": "a.png", "width": 8, "height": 8}
+    names = {field.name for field in dataclasses.fields(Score)} - {"quality", *place}
+    filled = dict.fromkeys(names, 1.0) | {"psnr_y_samples": draws} | values
+    return Score(quality=quality, **place, **filled)  # type: ignore[arg-type]
 
 
 def test_summaries_are_means_and_the_spread_is_the_sets() -> None:
@@ -221,9 +227,11 @@ def test_finding_pictures(tmp_path: Path) -> None:
 class Waiting(Baseline):
     """Finishes a picture only once the next one is being read: without overlap it would wait for ever."""
 
-    def downscale(self, picture: Picture) -> Picture:
+    busy = True
+
+    def downscale(self, original: Original) -> Small:
         assert reads.acquire(timeout=30), "the next picture is not read while the method works"
-        return super().downscale(picture)
+        return super().downscale(original)
 
 
 reads = threading.Semaphore(0)
@@ -252,3 +260,65 @@ def test_leaving_early_leaves_no_thread_and_no_global_state(network: Network, tm
     rows.close()  # type: ignore[attr-defined]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("irn-evaluate")]
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+class Meeting(Baseline):
+    """Finishes a picture only once two are worked on at the same time."""
+
+    def downscale(self, original: Original) -> Small:
+        meeting.wait(timeout=30)
+        return super().downscale(original)
+
+
+meeting = threading.Barrier(2)
+
+
+def test_methods_that_leave_cores_idle_work_on_several_pictures(tmp_path: Path) -> None:
+    dataset = folder(tmp_path / "d", a=picture(48, 48), b=picture(48, 48, 1))
+    rows = list(evaluate([Meeting("area", 2)], [dataset], workers=2))
+    assert [getattr(row, "name", "") for row in rows] == ["a.png", "b.png"]
+
+
+def test_figures_do_not_depend_on_the_threads(network: Network, tmp_path: Path) -> None:
+    dataset = folder(tmp_path / "d", **{f"p{k}": picture(61 + k, 90, k) for k in range(5)})
+    (tmp_path / "d" / "p2a.png").write_bytes(b"no picture")
+    methods = [network, Baseline("bicubic", 4), Baseline("area", 4)]
+    several = [list(evaluate(methods, [find_data_set(tmp_path / "d")], workers=workers)) for workers in (1, 4)]
+    one, four = ([flat(row) | {"seconds": 0} if isinstance(row, Score) else row for row in rows] for rows in several)
+    assert len(one) == 3 * len(dataset.pictures) + 1
+    assert one == four  # to the last digit
+
+
+def test_the_caller_keeps_its_threads(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    list(evaluate([Baseline("area", 2)], [folder(tmp_path / "d", a=picture(48, 48))]))
+    seen: list[int] = []
+    thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert (torch.get_num_threads(), seen) == (before, [before])
+
+
+class Broken(Baseline):
+    """Has a bug."""
+
+    def downscale(self, original: Original) -> Small:
+        raise ZeroDivisionError
+
+
+def test_a_bug_in_a_method_ends_the_evaluation(tmp_path: Path) -> None:
+    dataset = folder(tmp_path / "d", a=picture(48, 48))
+    with pytest.raises(ZeroDivisionError):
+        list(evaluate([Broken("area", 2)], [dataset]))
+
+
+def test_further_metrics_are_measured_on_the_same_crop(tmp_path: Path) -> None:
+    seen: list[tuple[tuple[int, ...], tuple[int, ...], bool]] = []
+    further = Metric("size", "size", 0, True, lambda a, b, grey: float(seen.append((a.shape, b.shape, grey)) or a.size))
+    dataset = folder(tmp_path / "d", a=picture(48, 52), b=picture(48, 48)[..., 0])
+    rows = evaluate([Baseline("area", 4)], [dataset], metrics=[further])
+    scores = [row for row in rows if isinstance(row, Score)]
+    assert [score.quality["size"] for score in scores] == [40 * 44 * 3, 40 * 40 * 3]
+    assert sorted(seen) == [((40, 40, 3), (40, 40, 3), True), ((40, 44, 3), (40, 44, 3), False)]
+    assert list(scores[0].quality) == [metric.key for metric in METRICS] + ["size"]
+    assert summarise(scores)[0].quality["size"] == 40 * 42 * 3

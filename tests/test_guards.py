@@ -28,6 +28,8 @@ FLOORS = (
     {"rescale", "embedded"},
     {"image"},
     {"inputs"},
+    {"dataset"},
+    {"methods"},
     {"evaluate", "batch"},
     {"train"},
     {"report", "progress", "monitor"},

@@ -30,7 +30,11 @@ def logged(step: int, **more: float) -> Logged:
 
 
 def validated(step: int, failures: tuple[str, ...] = ()) -> Validated:
-    summary = Summary("weights", 4, "set", 5, 31.25, 0.91, 29.5, 40.0, 0.99, 6.5, 11.0, None, 0.4)
+    summary = Summary(
+        quality={"psnr_y": 31.25, "ssim_y": 0.91, "psnr_rgb": 29.5}, method="weights", scale=4, dataset="set",
+        pictures=5, lr_psnr_y=40.0, lr_ssim_y=0.99, lr_worst_patch=6.5, lr_bits_per_pixel=11.0, bytes=100.0,
+        bits_per_pixel=0.7, psnr_y_std_over_samples=None, seconds_per_picture=0.4,
+    )  # fmt: skip
     grey = np.full((32, 48, 3), 128, np.uint8)
     preview = Preview(grey, np.zeros((8, 12, 3), np.uint8), grey)
     return Validated(step, summary, failures, preview)

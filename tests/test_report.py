@@ -16,19 +16,28 @@ import pytest
 from PIL import Image
 
 from irn_cli import IRN, Rescaler
-from irn_cli.evaluate import Baseline, DataSet, Failure, Method, Network, Score, evaluate, find_data_set
+from irn_cli.dataset import DataSet, find_data_set
+from irn_cli.evaluate import Failure, Score, evaluate
+from irn_cli.methods import Baseline, Method, Network
 from irn_cli.page import _worst_spot, render
 from irn_cli.report import Results, comparison, follow, protocol, show, show_pair, to_csv, to_json
 
+METRICS = [
+    {"key": key, "label": label, "digits": digits, "higher_is_better": True}
+    for key, label, digits in (("psnr_y", "PSNR Y", 2), ("ssim_y", "SSIM Y", 4), ("psnr_rgb", "PSNR RGB", 2))
+]
 OPTIONS: dict[str, Any] = {"crop": None, "seed": 3, "temperature": 1.0, "samples": 2}
 
 
 def score(method: str, dataset: str, name: str, psnr_y: float, **values: Any) -> Score:
     filled = {
-        "ssim_y": 0.9, "psnr_rgb": psnr_y - 2, "psnr_y_samples": (psnr_y, psnr_y), "lr_psnr_y": 40.0, "lr_ssim_y": 0.99,
-        "lr_worst_patch": 5.0, "lr_bits_per_pixel": 17.0, "seconds": 1.5, **values,
+        "psnr_y_samples": (psnr_y, psnr_y), "lr_psnr_y": 40.0, "lr_ssim_y": 0.99, "lr_worst_patch": 5.0,
+        "lr_bits_per_pixel": 16.0, "bytes": 384, "bits_per_pixel": 1.0, "seconds": 1.5, **values,
     }  # fmt: skip
-    return Score(method, 4, dataset, name, 64, 48, psnr_y, **filled)
+    return Score(
+        quality={"psnr_y": psnr_y, "ssim_y": 0.9, "psnr_rgb": psnr_y - 2},
+        method=method, scale=4, dataset=dataset, name=name, width=64, height=48, **filled,
+    )  # fmt: skip
 
 
 def results(*rows: Score | Failure, scale: int = 4, methods: tuple[str, ...] = ("irn-x4", "bicubic")) -> Results:
@@ -40,6 +49,7 @@ def results(*rows: Score | Failure, scale: int = 4, methods: tuple[str, ...] = (
         "seed": 0,
         "samples": 1,
         "temperature": 1.0,
+        "metrics": METRICS,
         "methods": [
             {"name": name, "kind": "baseline", "parameters": None, "revision": None, "weights_hash": None}
             if name in ("bicubic", "area")
@@ -113,8 +123,8 @@ def test_tables(found: Results, capsys: pytest.CaptureFixture[str]) -> None:
     assert "irn-x4 4.36 M 1.50 35.50 / 0.9000 30.00 / 0.9000" in out
     assert "against IRN -0.69 / -0.0451 -" in out
     assert "TAD & TAU 31.81 / - -" in out
-    assert "irn-x4 Set5 33.50 0.0707 40.00 / 0.9900 9.0 17.00" in out
-    assert "bicubic Set5 26.50 ∞ / 0.9900 5.0 17.00" in out
+    assert "irn-x4 Set5 33.50 0.0707 40.00 / 0.9900 9.0 1.000" in out
+    assert "bicubic Set5 26.50 - ∞ / 0.9900 5.0 1.000" in out
     assert out[-1] == "1 could not be measured; the means leave them out"
 
 
@@ -148,7 +158,8 @@ def test_csv(found: Results) -> None:
     assert (rows[0]["psnr_y_samples"], rows[0]["weights_hash"], rows[0]["crop"]) == ("35.9 36.1", "ab" * 32, "4")
     assert (rows[1]["lr_psnr_y"], rows[1]["weights_hash"], rows[1]["device"]) == ("inf", "", "cpu")
     for field in dataclasses.fields(Score):
-        assert field.name in rows[0]
+        assert field.name in {*rows[0], "quality"}
+    assert (rows[0]["psnr_y"], rows[0]["psnr_rgb"]) == ("36.0", "34.0")
 
 
 def test_following_tells_failures_at_once(capsys: pytest.CaptureFixture[str], found: Results) -> None:

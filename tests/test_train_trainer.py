@@ -14,8 +14,10 @@ import torch
 from PIL import Image
 
 from irn_cli import tensors
+from irn_cli.dataset import DataSet, find_data_set
 from irn_cli.errors import DeviceError, InputError, IrnError, OutputError
-from irn_cli.evaluate import DataSet, Network, evaluate, find_data_set, summarise
+from irn_cli.evaluate import evaluate, summarise
+from irn_cli.methods import Network
 from irn_cli.rescale import Rescaler
 from irn_cli.train import checkpoint as checkpoints
 from irn_cli.train import trainer

@@ -14,8 +14,9 @@ import click
 import torch
 from torch import Tensor
 
+from irn_cli.dataset import find_data_set, load
 from irn_cli.errors import IrnError
-from irn_cli.evaluate import BASELINES, find_data_set, load, load_methods
+from irn_cli.methods import BASELINES, load_methods
 from irn_cli.metrics import luma, psnr
 from irn_cli.model import Haar
 from irn_cli.picture import Picture
@@ -39,10 +40,11 @@ def compare(
         dataset = find_data_set(data)
         rows: dict[str, list[tuple[float, float, float]]] = {method.name: [] for method in methods}
         for path in dataset.pictures:
-            picture = load(dataset, path, methods[0].scale, 0).picture
+            original = load(dataset, path, methods[0].scale, 0)
+            picture = original.picture
             wanted, energy = features(_tensor(picture)), _finest(picture)
             for method in methods:
-                restored = method.upscale(method.downscale(picture), seed=seed, temperature=1.0, sample=0)
+                restored = method.upscale(method.downscale(original), seed=seed, temperature=1.0, sample=0)
                 distance = (features(_tensor(restored)) - wanted).abs().mean() / wanted.abs().mean()
                 decibels = psnr(picture.pixels, restored.pixels, of=luma)
                 rows[method.name].append((float(distance), _finest(restored) / energy, decibels))

@@ -1,0 +1,107 @@
+"""The pictures that methods are measured on, found in folders and made ready by the papers' protocol."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from irn_cli import resize
+from irn_cli.errors import InputError, UsageError
+from irn_cli.image import read
+from irn_cli.inputs import walk
+from irn_cli.metrics import WINDOW
+from irn_cli.picture import Picture
+
+# The papers measure a picture of one channel as it is. Copies of this one in a format without grey (WebP) no longer
+# tell that it has one; `man` beside it always had three, equal ones, and counts as colour.
+_GREY = {("set14", "bridge")}
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Pictures to measure on."""
+
+    name: str
+    directory: Path
+    pictures: tuple[Path, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Original:
+    """A picture as it is measured, and the small picture that an ordinary program would make of it."""
+
+    dataset: str
+    name: str  # the picture's path within its data set
+    picture: Picture  # cropped to a multiple of the scale; pixels and mode only
+    guide: NDArray[np.uint8]  # (H/s, W/s, 3), bicubic, rounded
+    size: tuple[int, int]  # (H, W) before it was cropped
+    # Bytes of the first method's small picture, once that is known: what a codec may spend on the whole picture.
+    budget: Future[int] = field(default_factory=Future)
+
+
+def find_data_set(directory: Path, name: str | None = None) -> DataSet:
+    """Find the pictures in a folder and its sub-folders, in the order of their names.
+
+    Args:
+        directory: the folder.
+        name: what the results call the set; the folder's name where None.
+
+    Raises:
+        UsageError: there is no such folder, or no picture in it.
+    """
+    if not directory.is_dir():
+        raise UsageError(f"no folder {directory}")
+    found = tuple(walk(directory))
+    if not found:
+        raise UsageError(f"no pictures in {directory}")
+    return DataSet(name or directory.resolve().name, directory, found)
+
+
+def find_data_sets(directories: Sequence[Path]) -> list[DataSet]:
+    """Find several data sets; folders of one name are told apart by their paths.
+
+    Raises:
+        UsageError: one is no folder, has no picture in it, or is given twice.
+    """
+    names = unambiguous([path.resolve().name for path in directories], [str(path) for path in directories])
+    return [find_data_set(path, name) for path, name in zip(directories, names, strict=True)]
+
+
+def unambiguous(names: Sequence[str], longer: Sequence[str]) -> list[str]:
+    """Each name, or its longer form where several things bear it.
+
+    Raises:
+        UsageError: two longer forms are alike as well.
+    """
+    chosen = [long if names.count(name) > 1 else name for name, long in zip(names, longer, strict=True)]
+    for name in chosen:
+        if chosen.count(name) > 1:
+            raise UsageError(f"{name} is given twice")
+    return chosen
+
+
+def load(dataset: DataSet, path: Path, scale: int, crop: int) -> Original:
+    """Read a picture and make of it what is measured.
+
+    Args:
+        dataset: the set that it belongs to.
+        path: the picture.
+        scale: how many times smaller the small picture is to be.
+        crop: pixels that will be taken off each border of the restored picture.
+
+    Raises:
+        InputError: it cannot be read, or is too small.
+    """
+    picture = read(path)
+    height, width = (side - side % scale for side in picture.size)
+    need = max(WINDOW, -(-(WINDOW + 2 * crop) // scale)) * scale
+    if min(height, width) < need:
+        found = " x ".join(map(str, picture.size[::-1]))
+        raise InputError(f"{path} is too small to be measured: expected at least {need} pixels a side, found {found}")
+    mode = "L" if (dataset.name.lower(), path.stem.lower()) in _GREY else picture.mode
+    cropped = Picture(np.ascontiguousarray(picture.pixels[:height, :width]), mode=mode)
+    guide = resize.bicubic_small(cropped.pixels, scale).round().astype(np.uint8)
+    return Original(dataset.name, path.relative_to(dataset.directory).as_posix(), cropped, guide, picture.size)
