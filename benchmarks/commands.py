@@ -141,15 +141,16 @@ def trace(started: float, arguments: list[str]) -> None:
     clocks = Clocks(started)
     import torch
 
-    import irn_cli.progress  # noqa: F401  # as the command does, later
-    from irn_cli import batch, cli, engine, rescale, weights
+    import irn_cli.batch.progress  # noqa: F401  # as the command does, later
+    from irn_cli import cli, engine, rescale, weights
+    from irn_cli.batch import line
 
     clocks.mark("import")
     clocks.wrap(weights, "load_model", "weights")
     clocks.wrap(rescale, "weights_hash", "hash")
     clocks.wrap(rescale, "hash_pixels", "hash")
-    clocks.wrap(batch, "read", "decode")
-    clocks.wrap(batch, "write", "encode")
+    clocks.wrap(line, "read", "decode")
+    clocks.wrap(line, "write", "encode")
     clocks.wrap(engine.Engine, "downscale", "network")
     clocks.wrap(engine.Engine, "upscale", "network")
     clocks.wrap(engine.Engine, "_apply", "tiles")

@@ -8,30 +8,34 @@ import gc
 import math
 import os
 import sys
-import threading
-import time
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial, wraps
+from inspect import get_annotations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from irn_cli.errors import InputError, IrnError, UsageError, one_line
+from irn_cli.errors import Code, InputError, UsageError, explain, one_line
 
 if TYPE_CHECKING:
-    from irn_cli.batch import Job, Outcome, Work
-    from irn_cli.inputs import Found
-    from irn_cli.progress import BatchProgress
+    from irn_cli.batch.plan import Job, Outcome, Outputs
+    from irn_cli.batch.work import Work
+    from irn_cli.inputs import Input
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 _NAME = click.Path(readable=False)  # lets names of files be completed; what is wrong with one, its reader tells
 _PATH = click.Path(readable=False, path_type=Path)
-_SCALES = click.Choice(["2", "4", "8"])
+_SCALES = click.Choice([2, 4, 8])
 
 
 def main() -> None:
-    """Run the command line; every expected failure ends in one line on standard error."""
+    """Run the command line; every failure ends in one line on standard error."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # what libraries have to say reaches the user as our warnings and failures
     try:
         status = irn.main(standalone_mode=False)
     except click.ClickException as error:
@@ -43,18 +47,14 @@ def main() -> None:
     except BrokenPipeError:  # whoever read our output has enough
         sys.stderr.close()
         status = 1
-    except IrnError as error:
-        click.echo(f"irn: {one_line(str(error))}", err=True)
-        status = error.exit_status
-    except OSError as error:  # standard output on a full disk, or a directory that may not be searched
-        place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"irn: {one_line(place)}{error.strerror or error}", err=True)
-        status = 1
-    except (MemoryError, RuntimeError) as error:  # torch tells of a failed allocation on the CPU by a RuntimeError
-        if isinstance(error, RuntimeError) and "DefaultCPUAllocator" not in str(error):
-            raise
-        click.echo("irn: the memory does not suffice; training takes less with a smaller --batch or --patch", err=True)
-        status = 1
+    except Exception as error:
+        if _debugging():
+            traceback.print_exc()
+        code, message = explain(error)
+        if code is Code.MEMORY:
+            message += ": --memory bounds what pictures take, a smaller --batch or --patch what training takes"
+        click.echo(f"irn: {one_line(message)}", err=True)
+        status = getattr(error, "exit_status", 1)
     if "WORLD_SIZE" not in os.environ:  # under torchrun, what such cycles hold has threads to be ended
         gc.freeze()  # else the interpreter, ending, searches all of torch for cycles: a quarter of a second
     sys.exit(status or 0)
@@ -77,6 +77,24 @@ def _print_version(context: click.Context, _parameter: click.Parameter, wanted: 
     context.exit()
 
 
+def _debugging() -> bool:
+    return os.environ.get("IRN_DEBUG", "0") not in ("", "0")
+
+
+def _start_debugging(_context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        os.environ["IRN_DEBUG"] = "1"
+        warnings.simplefilter("default")
+
+
+_DEBUG: dict[str, Any] = {
+    "is_flag": True, "is_eager": True, "expose_value": False, "callback": _start_debugging, "envvar": "IRN_DEBUG",
+    "help": "Show a traceback with each error, and what libraries warn of; so does IRN_DEBUG=1.",
+}  # fmt: skip
+
+# Options --------------------------------------------------------------------------------------------------------------
+
+
 class _Finite(click.FloatRange):
     """A number within a range; NaN, which is below and above nothing, and infinity are in none."""
 
@@ -85,14 +103,26 @@ class _Finite(click.FloatRange):
         return number if math.isfinite(number) else self.fail(f"{number} is not a finite number.", parameter, context)
 
 
+class _Option(click.Option):
+    """An option that the help shows in a section."""
+
+    def __init__(self, *arguments: Any, section: str, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.section = section
+
+
 class _Command(click.Command):
-    """A command whose help shows its options in the sections that `section` made of them."""
+    """A command whose help shows its options in their sections, and last those that all commands have."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.params.append(click.Option(["--debug"], **_DEBUG))
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
-        for option in sorted(self.get_params(context), key=lambda option: not hasattr(option, "section")):
+        for option in self.get_params(context):
             if isinstance(option, click.Option) and (row := option.get_help_record(context)):
-                sections.setdefault(getattr(option, "section", "Help"), []).append(row)
+                sections.setdefault(option.section if isinstance(option, _Option) else "Help", []).append(row)
         for title, rows in sections.items():
             with formatter.section(title):
                 formatter.write_dl(rows)
@@ -103,22 +133,92 @@ class _Group(click.Group):
     group_class = type
 
 
-def section(title: str, *options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Add options that the help shows together under a title."""
+def _argument(**attributes: Any) -> Any:
+    """Declare an argument as a field of a command's options."""
+    return field(metadata={"parameter": partial(click.Argument, **attributes)})
 
-    def add(command: Any) -> Any:
-        for option in reversed(options):
-            option(command)
-        for parameter in command.__click_params__[-len(options) :]:
-            parameter.section = title
-        return command
 
-    return add
+def _section(title: str) -> Callable[..., Any]:
+    """How to declare the options of one section of the help as fields: the arguments are those of `click.option`."""
+
+    def declare(*flags: str, **attributes: Any) -> Any:
+        return field(metadata={"parameter": lambda names: _Option([*names, *flags], section=title, **attributes)})
+
+    return declare
+
+
+Options = TypeVar("Options")
+
+
+def _command(
+    group: click.Group, kind: type[Options], name: str | None = None
+) -> Callable[[Callable[[Options], int | None]], click.Command]:
+    """Make a command whose options are the fields of a dataclass (a derived class's first), and its body's argument."""
+    declared = {one.name: one.metadata["parameter"]([one.name]) for one in fields(kind)}  # type: ignore[arg-type]
+    order = dict.fromkeys(name for base in kind.__mro__ for name in get_annotations(base))
+    parameters = [declared[name] for name in order]
+
+    def decorate(body: Callable[[Options], int | None]) -> click.Command:
+        return group.command(name, params=parameters)(wraps(body)(lambda **values: body(kind(**values))))
+
+    return decorate
+
+
+_inputs, _outputs, _messages = _section("Inputs"), _section("Outputs"), _section("Messages")
+_network, _checks, _latent = _section("Network"), _section("Checks"), _section("Latent")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Device:
+    """Where a network runs, and how."""
+
+    device: str = _network("--device", metavar="auto|cpu|cuda[:N]", default="auto", help="Where the network runs.")
+    precision: str = _network("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto",
+        help="Arithmetic of the convolutions; auto is bf16 where the hardware has it.")  # fmt: skip
+    memory: str | None = _network("--memory", metavar="SIZE", show_default="what there is",
+        help="Most memory to use, as 2GB or 500MB.")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Batch(_Device):
+    """What `downscale` and `upscale` are both told."""
+
+    sources: tuple[str, ...] = _argument(nargs=-1, type=_NAME, metavar="SRC...")
+    output: str | None = _outputs("-o", "--output", type=_NAME, metavar="OUT", show_default="beside SRC",
+        help="A file for one input, a directory for more; - is standard output.")  # fmt: skip
+    force: bool = _outputs("--force", is_flag=True, help="Replace existing files.")
+    skip_existing: bool = _outputs("--skip-existing", is_flag=True, help="Skip inputs whose outputs exist.")
+    strip: bool = _outputs("--strip", is_flag=True, help="Leave out EXIF, XMP, colour profile and resolution.")
+    files_from: str | None = _inputs("--files-from", type=_NAME, metavar="FILE",
+        help="Read more inputs from FILE, one per line; - is standard input.")  # fmt: skip
+    zeros: bool = _inputs("-0", "--null", is_flag=True, help="Names in --files-from end with a zero byte.")
+    shard: str | None = _inputs("--shard", metavar="I/N|slurm",
+        help="Take the I-th of N shares of the inputs; slurm reads both from a job array's task.")  # fmt: skip
+    max_pixels: int = _inputs("--max-pixels", type=click.IntRange(1), default=500_000_000, metavar="N",
+        help="Refuse larger pictures.")  # fmt: skip
+    as_json: bool = _messages("--json", is_flag=True, help="Print one JSON object per picture on standard output.")
+    quiet: bool = _messages("-q", "--quiet", is_flag=True, help="Show only warnings and failures.")
+
+    def __post_init__(self) -> None:
+        if not self.sources and not self.files_from:
+            raise click.UsageError("Missing argument 'SRC...'.")
+        if "-" in self.sources and self.files_from == "-":
+            raise UsageError("standard input cannot be both a picture and the list of --files-from")
+        if self.as_json and (self.output == "-" or (self.output is None and "-" in self.sources)):
+            raise UsageError("standard output cannot take both a picture and --json; -o names a file")
+        if self.force and self.skip_existing:
+            raise UsageError("--force and --skip-existing exclude each other")
+
+    def outputs(self) -> "Outputs":
+        from irn_cli.batch.plan import Outputs
+
+        return Outputs(self.output, self.force, self.skip_existing)
 
 
 @click.group(cls=_Group, context_settings=CONTEXT)
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
               help="Show the versions of irn and torch, the device and the weights found.")  # fmt: skip
+@click.option("--debug", **_DEBUG)
 def irn() -> None:
     """Make pictures 2 or 4 times smaller so that they can be made large again.
 
@@ -131,64 +231,29 @@ def irn() -> None:
     """
 
 
-_DEVICE = (
-    click.option("--device", metavar="auto|cpu|cuda[:N]", default="auto", help="Where the network runs."),
-    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto",
-                 help="Convolutions' arithmetic; auto is bf16 where the hardware has it."),
-    click.option("--memory", metavar="SIZE", help="Most memory to use, as 2GB or 500MB.  [default: what there is]"),
-)  # fmt: skip
-_INPUTS = section(
-    "Inputs",
-    click.option("--files-from", type=_NAME, metavar="FILE",
-                 help="Read more inputs from FILE, one a line; - is standard input."),
-    click.option("-0", "--null", "zeros", is_flag=True, help="Names in --files-from end with a zero byte."),
-    click.option("--shard", metavar="I/N|slurm",
-                 help="Take the I-th of N shares of the inputs; slurm reads both from a job array's task."),
-    click.option("--max-pixels", type=click.IntRange(1), default=500_000_000, help="Refuse larger pictures."),
-)  # fmt: skip
-_OUTPUTS = (
-    click.option("-o", "--output", type=_NAME, metavar="OUT",
-                 help="A file for one input, a directory for more; - is standard output.  [default: beside SRC]"),
-    click.option("--force", is_flag=True, help="Replace existing files."),
-    click.option("--skip-existing", is_flag=True, help="Pass over inputs whose outputs exist."),
-    click.option("--strip", is_flag=True, help="Leave out EXIF, XMP, colour profile and resolution."),
-)  # fmt: skip
-_TOLD = section(
-    "What is told",
-    click.option("--json", "as_json", is_flag=True, help="Print a JSON object a picture on standard output."),
-    click.option("-q", "--quiet", is_flag=True, help="Tell only of warnings and failures."),
-)
+# Pictures -------------------------------------------------------------------------------------------------------------
+
+_network, _checks, _latent = _section("Network"), _section("Checks"), _section("Latent")
 
 
-@irn.command()
-@click.argument("sources", nargs=-1, type=_NAME, metavar="SRC...")
-@section(
-    "Network",
-    click.option("-s", "--scale", type=_SCALES, help="How many times smaller.  [default: 4, or that of --model]"),
-    click.option("-m", "--model", type=_NAME, metavar="MODEL",
-                 help="Weights: a name or a path.  [default: the shipped ones of the scale]"),
-    *_DEVICE,
-)  # fmt: skip
-@section(
-    "Outputs",
-    *_OUTPUTS,
-    click.option("--keep-latent", is_flag=True,
-                 help="Also write what the small picture cannot hold: with it the original comes back bit for bit."),
-)  # fmt: skip
-@section(
-    "Checks",
-    click.option("--on-artifact", type=click.Choice(["warn", "fail", "bicubic"]), default="warn",
-                 help="What to do about coloured blotches in the small picture; bicubic blends them away."),
-    click.option("--verify", is_flag=True, help="Restore each small picture at once and tell the PSNR."),
-    click.option("--min-psnr", type=_Finite(0), metavar="DB",
-                 help="Fail, and write nothing, where it is lower (on Y)."),
-)  # fmt: skip
-@_INPUTS
-@_TOLD
-def downscale(
-    scale: str | None, model: str | None, keep_latent: bool, on_artifact: Any, verify: bool, min_psnr: float | None,
-    device: str, precision: str, memory: str | None, **common: Any,
-) -> int:  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class _Downscale(_Batch):
+    scale: int | None = _network("-s", "--scale", type=_SCALES, show_default="4, or that of --model",
+        help="How many times smaller.")  # fmt: skip
+    model: str | None = _network("-m", "--model", type=_NAME, metavar="MODEL",
+        show_default="the shipped ones of the scale", help="Weights: a name or a path.")  # fmt: skip
+    keep_latent: bool = _outputs("--keep-latent", is_flag=True,
+        help="Also write what the small picture cannot hold: with it the original comes back bit for bit.")  # fmt: skip
+    on_artifact: Literal["warn", "fail", "bicubic"] = _checks("--on-artifact",
+        type=click.Choice(["warn", "fail", "bicubic"]), default="warn",
+        help="What to do about coloured blotches in the small picture; bicubic blends them away.")  # fmt: skip
+    verify: bool = _checks("--verify", is_flag=True, help="Restore each small picture at once and show its PSNR.")
+    min_psnr: float | None = _checks("--min-psnr", type=_Finite(0), metavar="DB",
+        help="Fail, and write nothing, where it is lower (on Y).")  # fmt: skip
+
+
+@_command(irn, _Downscale)
+def downscale(options: _Downscale) -> int:
     """Make pictures small, for `irn upscale` to make large again.
 
     SRC are pictures, directories (searched to the bottom) or glob patterns; - is standard input.
@@ -199,50 +264,61 @@ def downscale(
       irn downscale photos -o small        # mirrors the tree of photos in small
     """
     _wait_asleep()
-    from irn_cli.batch import Downscaler, plan_downscale
+    from irn_cli.batch.plan import plan_downscale
+    from irn_cli.batch.work import Downscaler
     from irn_cli.rescale import Rescaler
     from irn_cli.weights import DEFAULT_MODELS, load_model
 
-    batch = _Batch(device=device, memory=memory, **common)
-    found = batch.find()
-    if model is None and (scale := scale or "4") and int(scale) not in DEFAULT_MODELS:
+    inputs = _find(options)
+    scale = options.scale or (None if options.model else 4)
+    if scale and not options.model and scale not in DEFAULT_MODELS:
         raise UsageError(f"no weights for {scale}x are shipped: --model names yours")
-    scaler = Rescaler(load_model(model or DEFAULT_MODELS[int(scale or 4)]), device, precision, memory, batch.step)
-    if scale and int(scale) != scaler.scale:
-        raise UsageError(f"{scaler.model.name} makes pictures {scaler.scale} times smaller, not {scale}")
-    plan = plan_downscale(found, batch.outputs, scaler.scale, keep_latent=keep_latent)
-    return batch.run(plan, Downscaler(scaler, keep_latent, on_artifact, verify, min_psnr))
+    model = load_model(options.model or DEFAULT_MODELS[scale or 4])
+    scaler = Rescaler(model, options.device, options.precision, options.memory)
+    if scale and scale != scaler.scale:
+        raise UsageError(f"{model.name} makes pictures {scaler.scale} times smaller, not {scale}")
+    plan = plan_downscale(inputs, options.outputs(), scaler.scale, keep_latent=options.keep_latent)
+    work = Downscaler(
+        scaler=scaler,
+        keep_latent=options.keep_latent,
+        on_artifact=options.on_artifact,
+        verify=options.verify,
+        min_psnr=options.min_psnr,
+    )
+    return _run(plan, work, options)
 
 
-@irn.command()
-@click.argument("sources", nargs=-1, type=_NAME, metavar="SRC...")
-@section(
-    "Latent",
-    click.option("--samples", type=click.IntRange(1), default=1, help="How many restorations to draw of each."),
-    click.option("--seed", type=int, help="Which latents to draw.  [default: 0]"),
-    click.option("--temperature", type=_Finite(0),
-                 help="Their standard deviation; anything but 1 lies outside what the networks were trained for."
-                      "  [default: 1]"),
-    click.option("--latent", type=_PATH,
-                 help="The kept latent of the one input.  [default: the one beside it, if any, where none of the "
-                      "options above asks for a drawn one]"),
-    click.option("--spread", is_flag=True,
-                 help="Also write where the samples differ: 20 times the difference, darker is more."),
-)  # fmt: skip
-@section(
-    "Network",
-    click.option("-s", "--scale", type=_SCALES, help="For pictures without a record of irn."),
-    click.option("-m", "--model", type=_NAME, metavar="MODEL",
-                 help="Weights: a name or a path.  [default: those that made the small picture]"),
-    *_DEVICE,
-)  # fmt: skip
-@section("Outputs", *_OUTPUTS)
-@_INPUTS
-@_TOLD
-def upscale(
-    scale: str | None, model: str | None, samples: int, seed: int | None, temperature: float | None,
-    latent: Path | None, spread: bool, device: str, precision: str, memory: str | None, **common: Any,
-) -> int:  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class _Upscale(_Batch):
+    samples: int = _latent("--samples", type=click.IntRange(1), default=1, metavar="N",
+        help="How many restorations to draw of each.")  # fmt: skip
+    seed: int | None = _latent("--seed", type=int, show_default="0", help="Which latents to draw.")
+    temperature: float | None = _latent("--temperature", type=_Finite(0), show_default="1",
+        help="Their standard deviation; networks are trained for 1 and nothing else.")  # fmt: skip
+    latent: Path | None = _latent("--latent", type=_PATH, metavar="FILE",
+        show_default="the one beside it, unless an option above is given",
+        help="The kept latent of the one input.")  # fmt: skip
+    spread: bool = _latent("--spread", is_flag=True,
+        help="Also write where the samples differ: 20 times the difference, darker is more.")  # fmt: skip
+    scale: int | None = _network("-s", "--scale", type=_SCALES, help="For pictures without a record of irn.")
+    model: str | None = _network("-m", "--model", type=_NAME, metavar="MODEL",
+        show_default="those that made the small picture", help="Weights: a name or a path.")  # fmt: skip
+
+    @property
+    def draw(self) -> bool:
+        """Whether drawn latents are asked for, also where a kept one lies beside the picture."""
+        return self.samples > 1 or self.seed is not None or self.temperature is not None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.spread and self.samples < 2:
+            raise UsageError("--spread shows how samples differ: it needs --samples 2 or more")
+        if self.latent and self.draw:
+            raise UsageError("--latent excludes --samples, --seed and --temperature: with the latent nothing is drawn")
+
+
+@_command(irn, _Upscale)
+def upscale(options: _Upscale) -> int:
     """Make what `irn downscale` made small large again.
 
     SRC are pictures, directories (searched to the bottom) or glob patterns; - is standard input.
@@ -253,29 +329,29 @@ def upscale(
       irn upscale small -o large --samples 3  # three restorations of each picture
     """
     _wait_asleep()
-    from irn_cli.batch import Upscaler, plan_upscale
+    from irn_cli.batch.plan import plan_upscale
+    from irn_cli.batch.work import Upscaler
     from irn_cli.rescale import Rescaler
     from irn_cli.weights import find_weights, load_model
 
-    if spread and samples < 2:
-        raise UsageError("--spread shows how samples differ: it needs --samples 2 or more")
-    if model:
-        find_weights(model)  # once, not for each picture
-    draw = samples > 1 or seed is not None or temperature is not None
-    if latent and draw:
-        raise UsageError("--latent excludes --samples, --seed and --temperature: with the latent nothing is drawn")
-    batch = _Batch(device=device, memory=memory, **common)
-    found = batch.find()
-    if latent and len(found) != 1:
-        raise UsageError(f"--latent belongs to one picture, but there are {len(found)}")
-    factor = int(scale) if scale else None
-    plan = plan_upscale(found, batch.outputs, factor, samples=samples, spread=spread)
-
-    def load(source: str | Path) -> Rescaler:
-        return Rescaler(load_model(source), device, precision, memory, batch.step)
-
-    temperature = 1.0 if temperature is None else temperature
-    return batch.run(plan, Upscaler(load, model, factor, samples, seed or 0, temperature, latent, draw, spread))
+    if options.model:
+        find_weights(options.model)  # once, not for each picture
+    inputs = _find(options)
+    if options.latent and len(inputs) != 1:
+        raise UsageError(f"--latent belongs to one picture, but there are {len(inputs)}")
+    plan = plan_upscale(inputs, options.outputs(), options.scale, samples=options.samples, spread=options.spread)
+    work = Upscaler(
+        load=lambda source: Rescaler(load_model(source), options.device, options.precision, options.memory),
+        model=options.model,
+        scale=options.scale,
+        samples=options.samples,
+        seed=options.seed or 0,
+        temperature=1.0 if options.temperature is None else options.temperature,
+        latent=options.latent,
+        draw=options.draw,
+        spread=options.spread,
+    )
+    return _run(plan, work, options)
 
 
 def _wait_asleep() -> None:
@@ -287,120 +363,91 @@ def _wait_asleep() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-class _Batch:
-    """What `downscale` and `upscale` share: the inputs found, the batch run and shown, the exit status."""
+def _find(options: _Batch) -> "list[Input]":
+    """The inputs that a command line means."""
+    from irn_cli.inputs import find_pictures, read_list
 
-    def __init__(
-        self, sources: tuple[str, ...], output: str | None, files_from: str | None, zeros: bool, shard: str | None,
-        strip: bool, max_pixels: int, force: bool, skip_existing: bool, as_json: bool, quiet: bool,
-        device: str, memory: str | None,
-    ) -> None:  # fmt: skip
-        import torch
-
-        from irn_cli.batch import Outputs
-        from irn_cli.device import resolve_device
-        from irn_cli.inputs import parse_shard
-
-        if not sources and not files_from:
-            raise click.UsageError("Missing argument 'SRC...'.")
-        if "-" in sources and files_from == "-":
-            raise UsageError("standard input cannot be both a picture and the list of --files-from")
-        if as_json and (output == "-" or (output is None and "-" in sources)):
-            raise UsageError("standard output cannot take both a picture and --json; -o names a file")
-        self.outputs = Outputs(output, force, skip_existing)
-        self._sources, self._files_from, self._zeros = sources, files_from, zeros
-        self._shard = parse_shard(shard, os.environ) if shard else (1, 1)
-        self._strip, self._max_pixels = strip, max_pixels
-        self._as_json, self._quiet = as_json, quiet
-        # Small pictures have a core each; a GPU is one, and --memory is said of one picture's network.
-        self._at_once = 1 if memory or resolve_device(device).type != "cpu" else torch.get_num_threads()
-        self._stopped = threading.Event()
-        self._begin = time.perf_counter()
-        self._progress: BatchProgress | None = None
-
-    def find(self) -> "list[Found]":
-        """The inputs."""
-        from irn_cli.inputs import find_pictures, read_list
-
-        listed: list[str] = []
-        if self._files_from == "-":
-            listed = read_list(sys.stdin.buffer, zeros=self._zeros)
-        elif self._files_from:
-            try:
-                with Path(self._files_from).open("rb") as stream:
-                    listed = read_list(stream, zeros=self._zeros)
-            except OSError as error:
-                raise InputError(f"cannot read {self._files_from}: {error.strerror}") from error
-        return find_pictures(self._sources, listed)
-
-    def step(self, share: float) -> None:
-        """Pass on how far the network is with a picture; end it where the run has been interrupted."""
-        if self._stopped.is_set():
-            raise KeyboardInterrupt
-        if self._progress:
-            self._progress.step(share)
-
-    def run(self, plan: "Sequence[Job | Outcome]", work: "Work") -> int:
-        """Work through the plan and show it; the exit status."""
-        from irn_cli.batch import run, share
-        from irn_cli.device import tune_allocator
-        from irn_cli.progress import BatchProgress
-
-        # What a decoder has to say about odd files reaches the user as our warnings and failures.
-        warnings.filterwarnings("ignore", module="PIL")
-        tune_allocator()
-        plan = share(plan, *self._shard)
-        with BatchProgress(len(plan), quiet=self._quiet, as_json=self._as_json) as self._progress:
-            outcomes = run(plan, work, self.outputs, strip=self._strip, max_pixels=self._max_pixels,
-                           at_once=self._at_once, started=self._progress.started, stopped=self._stopped)  # fmt: skip
-            for outcome in outcomes:
-                self._progress.ended(outcome)
-            self._progress.summary(time.perf_counter() - self._begin)
-        return 1 if self._progress.counts["failed"] else 0
+    listed: list[str] = []
+    if options.files_from == "-":
+        listed = read_list(sys.stdin.buffer, zeros=options.zeros)
+    elif options.files_from:
+        try:
+            with Path(options.files_from).open("rb") as stream:
+                listed = read_list(stream, zeros=options.zeros)
+        except OSError as error:
+            raise InputError(f"cannot read {options.files_from}: {error.strerror}") from error
+    return find_pictures(options.sources, listed)
 
 
-@irn.command("eval")
-@section(
-    "Pictures",
-    click.option("--data", "directories", type=_PATH, multiple=True, required=True, metavar="DIR",
-                 help="A folder of pictures, sub-folders included: a data set named after it.  [repeatable]"),
-)  # fmt: skip
-@section(
-    "Methods",
-    click.option("-m", "--model", "models", multiple=True, type=_NAME, metavar="MODEL",
-                 help="Weights: a name, a path, or an official .pth.  [repeatable; default: the shipped of the scale]"),
-    click.option("-s", "--scale", type=_SCALES, help="How many times smaller.  [default: the models', or 4]"),
-    click.option("--baseline", "baselines", type=click.Choice(["bicubic", "lanczos", "area"]), multiple=True,
-                 help="Measure plain interpolation too.  [repeatable]"),
-    *_DEVICE,
-)  # fmt: skip
-@section(
-    "Protocol",
-    click.option("--samples", type=click.IntRange(1), default=1, help="Draws of the latent; scores are means."),
-    click.option("--seed", type=int, default=0, help="Which latents to draw."),
-    click.option("--temperature", type=_Finite(0), default=1.0,
-                 help="Standard deviation of the latent; 0 is its mean."),
-    click.option("--crop", type=click.IntRange(0), help="Pixels left out at each border.  [default: the scale]"),
-)  # fmt: skip
-@section(
-    "Results",
-    click.option("--report", "page", type=_PATH, metavar="FILE.html",
-                 help="Write a page with the tables and with pictures to compare."),
-    click.option("--json", "json_file", type=_NAME, metavar="FILE|-",
-                 help="Write everything as JSON; an infinite PSNR is null."),
-    click.option("--csv", "csv_file", type=_NAME, metavar="FILE|-", help="Write a line for each picture and method."),
-    click.option("--force", is_flag=True, help="Replace existing files."),
-    click.option("-q", "--quiet", is_flag=True, help="Show no progress and no table."),
-)  # fmt: skip
-def eval_(
-    directories: tuple[Path, ...], models: tuple[str, ...], scale: str | None, baselines: tuple[str, ...],
-    samples: int, seed: int, temperature: float, crop: int | None, page: Path | None, json_file: str | None,
-    csv_file: str | None, force: bool, quiet: bool, device: str, precision: str, memory: str | None,
-) -> int:  # fmt: skip
+def _run(plan: "Sequence[Job | Outcome]", work: "Work", options: _Batch) -> int:
+    """Work through a plan and show it; the exit status."""
+    import torch
+
+    from irn_cli.batch.line import run
+    from irn_cli.batch.plan import share
+    from irn_cli.batch.progress import follow
+    from irn_cli.device import resolve_device, tune_allocator
+    from irn_cli.inputs import parse_shard
+
+    if options.shard:
+        plan = share(plan, *parse_shard(options.shard, os.environ))
+    # Small pictures have a core each; a GPU is one, and --memory is said of one picture's network.
+    several = not options.memory and resolve_device(options.device).type == "cpu"
+    tune_allocator()
+    events = run(
+        plan,
+        work,
+        options.outputs(),
+        strip=options.strip,
+        max_pixels=options.max_pixels,
+        at_once=torch.get_num_threads() if several else 1,
+    )
+    return follow(events, len(plan), quiet=options.quiet, as_json=options.as_json, debug=_debugging())
+
+
+# Measuring, weights and training --------------------------------------------------------------------------------------
+
+_pictures, _methods, _protocol, _results = (_section(title) for title in ("Pictures", "Methods", "Protocol", "Results"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Eval(_Device):
+    directories: tuple[Path, ...] = _pictures("--data", type=_PATH, multiple=True, required=True, metavar="DIR",
+        help="A folder of pictures, sub-folders included: a data set named after it.  [repeatable]")  # fmt: skip
+    models: tuple[str, ...] = _methods("-m", "--model", multiple=True, type=_NAME, metavar="MODEL",
+        show_default="the shipped of the scale",
+        help="Weights: a name, a path, or an official .pth.  [repeatable]")  # fmt: skip
+    scale: int | None = _methods("-s", "--scale", type=_SCALES, show_default="the models', or 4",
+        help="How many times smaller.")  # fmt: skip
+    baselines: tuple[str, ...] = _methods("--baseline", type=click.Choice(["bicubic", "lanczos", "area"]),
+        multiple=True, help="Measure plain interpolation too.  [repeatable]")  # fmt: skip
+    samples: int = _protocol("--samples", type=click.IntRange(1), default=1, metavar="N",
+        help="Draws of the latent; scores are means.")  # fmt: skip
+    seed: int = _protocol("--seed", type=int, default=0, help="Which latents to draw.")
+    temperature: float = _protocol("--temperature", type=_Finite(0), default=1.0,
+        help="Standard deviation of the latent; 0 is its mean.")  # fmt: skip
+    crop: int | None = _protocol("--crop", type=click.IntRange(0), metavar="N", show_default="the scale",
+        help="Pixels left out at each border.")  # fmt: skip
+    page: Path | None = _results("--report", type=_PATH, metavar="FILE.html",
+        help="Write a page with the tables and with pictures to compare.")  # fmt: skip
+    json_file: str | None = _results("--json", type=_NAME, metavar="FILE|-",
+        help="Write everything as JSON; infinite PSNR is null.")  # fmt: skip
+    csv_file: str | None = _results("--csv", type=_NAME, metavar="FILE|-",
+        help="Write one line per picture and method.")  # fmt: skip
+    force: bool = _results("--force", is_flag=True, help="Replace existing files.")
+    quiet: bool = _results("-q", "--quiet", is_flag=True, help="Show no progress and no table.")
+
+    def __post_init__(self) -> None:
+        if self.json_file == self.csv_file == "-":
+            raise click.UsageError("--json and --csv cannot both write to standard output")
+
+
+@_command(irn, _Eval, "eval")
+def eval_(options: _Eval) -> int:
     """Measure models as the papers do, beside the papers' numbers.
 
     Each picture in the folders is made small and large again, and compared with itself. One that cannot be read is
-    told, left out, and makes the exit status 1.
+    named, left out, and makes the exit status 1.
 
     \b
     Example:
@@ -413,28 +460,26 @@ def eval_(
     from irn_cli.files import require_writable
     from irn_cli.methods import load_methods
 
-    if json_file == csv_file == "-":
-        raise click.UsageError("--json and --csv cannot both write to standard output")
-    for path in (page, json_file, csv_file):
+    for path in (options.page, options.json_file, options.csv_file):
         if path and path != "-":
-            require_writable(path, overwrite=force)  # now, not after minutes of measuring
-    datasets = find_data_sets(directories)
+            require_writable(path, overwrite=options.force)  # now, not after minutes of measuring
+    datasets = find_data_sets(options.directories)
     tune_allocator()
-    placed: dict[str, Any] = {"device": device, "precision": precision}
-    methods = load_methods(models, baselines, int(scale) if scale else None, memory=memory, **placed)
-    options: dict[str, Any] = {"crop": crop, "seed": seed, "temperature": temperature, "samples": samples}
-    rows = evaluate(methods, datasets, **options)
-    results = report.follow(rows, report.protocol(methods, datasets, **options, **placed), quiet=quiet)
-    if not quiet:
-        report.show(results, stderr="-" in (json_file, csv_file))
-    if json_file:
-        report.write_text(json_file, report.to_json(results), overwrite=force)
-    if csv_file:
-        report.write_text(csv_file, report.to_csv(results), overwrite=force)
-    if page:
+    placed: dict[str, Any] = {"device": options.device, "precision": options.precision}
+    methods = load_methods(options.models, options.baselines, options.scale, memory=options.memory, **placed)
+    protocol: dict[str, Any] = {name: getattr(options, name) for name in ("crop", "seed", "temperature", "samples")}
+    rows = evaluate(methods, datasets, **protocol)
+    results = report.follow(rows, report.protocol(methods, datasets, **protocol, **placed), quiet=options.quiet)
+    if not options.quiet:
+        report.show(results, stderr="-" in (options.json_file, options.csv_file))
+    if options.json_file:
+        report.write_text(options.json_file, report.to_json(results), overwrite=options.force)
+    if options.csv_file:
+        report.write_text(options.csv_file, report.to_csv(results), overwrite=options.force)
+    if options.page:
         from irn_cli.page import render
 
-        report.write_text(str(page), render(results, methods, datasets), overwrite=force)
+        report.write_text(str(options.page), render(results, methods, datasets), overwrite=options.force)
     return 1 if results.failures else 0
 
 
@@ -494,15 +539,16 @@ def weights_show(name: str) -> None:
         click.echo(f"{key + ':':<15} {value}")
 
 
-@weights.command("import")
-@click.argument("source", type=_PATH)
-@section(
-    "Outputs",
-    click.option("-o", "--output", type=_PATH, metavar="FILE",
-                 help="The file to write.  [default: SOURCE's name in the user's weights directory]"),
-    click.option("--force", is_flag=True, help="Replace an existing file."),
-)  # fmt: skip
-def weights_import(source: Path, output: Path | None, force: bool) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Import:
+    source: Path = _argument(type=_PATH)
+    output: Path | None = _outputs("-o", "--output", type=_PATH, metavar="FILE",
+        show_default="SOURCE's name in the user's weights directory", help="The file to write.")  # fmt: skip
+    force: bool = _outputs("--force", is_flag=True, help="Replace an existing file.")
+
+
+@_command(weights, _Import, "import")
+def weights_import(options: _Import) -> None:
     """Convert an official IRN checkpoint (.pth) into safetensors.
 
     SOURCE is read as plain tensors; nothing in it is ever executed.
@@ -513,52 +559,55 @@ def weights_import(source: Path, output: Path | None, force: bool) -> None:
     """
     from irn_cli.weights import import_official, user_directory
 
-    output = output or user_directory() / f"{source.stem}.safetensors"
-    import_official(source, output, overwrite=force)
+    output = options.output or user_directory() / f"{options.source.stem}.safetensors"
+    import_official(options.source, output, overwrite=options.force)
     click.echo(str(output))
 
 
-@irn.command()
-@section(
-    "Pictures",
-    click.option("--data", multiple=True, type=_PATH, required=True, metavar="DIR",
-                 help="Folder of training pictures, searched at any depth.  [repeatable]"),
-    click.option("--val", "validation", type=_PATH, metavar="DIR",
-                 help="Folder of validation pictures.  [default: a few training pictures are held out]"),
-)  # fmt: skip
-@section(
-    "Recipe",
-    click.option("--recipe", metavar="irn|irn-plus|irn-shipped",
-                 help="The paper's first stage, its second, or what made the shipped weights.  [default: irn]"),
-    click.option("--config", type=_PATH, metavar="FILE.toml",
-                 help="Values that replace the recipe's; the options below replace both."),
-    click.option("-s", "--scale", type=int, help="2, 4 or 8.  [default: that of --init, or the recipe's]"),
-    click.option("--iterations", type=int, help="Steps of the whole run.  [default: the recipe's, as all below]"),
-    click.option("--batch", type=int, help="Crops a step."),
-    click.option("--patch", type=int, help="Side of a crop, in pixels."),
-    click.option("--lr", type=float, help="Peak learning rate."),
-    click.option("--seed", type=int, help="What all random numbers depend on."),
-    click.option("--vgg", type=_PATH, metavar="FILE",
-                 help="VGG19 weights for irn-plus, in torchvision's layout (.pth or .safetensors)."),
-    click.option("--vgg-input", type=click.Choice(["torchvision", "oxford"]), default="torchvision",
-                 help="What they expect: normalised RGB, or BGR levels less a mean."),
-)  # fmt: skip
-@section(
-    "Run",
-    click.option("-o", "--output", "run", metavar="RUN", type=_PATH,
-                 help="The run's directory.  [default: runs/RECIPE-xSCALE]"),
-    click.option("--init", type=_NAME, metavar="WEIGHTS", help="Start from these weights: a name or a path."),
-    click.option("--resume", is_flag=True, help="Continue the run in its directory, with its own recipe."),
-    click.option("--force", is_flag=True, help="Start anew where the directory holds a run."),
-    click.option("--stop-after", type=click.IntRange(1), metavar="N", help="End cleanly after N steps in this call."),
-    click.option("--time-limit", metavar="9m", help="End cleanly after so much work (90s, 9m, 1h30m)."),
-    click.option("--dry-run", is_flag=True, help="Check everything, print the recipe as it would run, and stop."),
-    click.option("-q", "--quiet", is_flag=True, help="Show only what went wrong."),
-)  # fmt: skip
-@section("Device", *_DEVICE)
-def train(
-    run: Path | None, time_limit: str | None, stop_after: int | None, dry_run: bool, quiet: bool, **options: Any
-) -> int:
+_recipe, _training = _section("Recipe"), _section("Run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Train(_Device):
+    data: tuple[Path, ...] = _pictures("--data", multiple=True, type=_PATH, required=True, metavar="DIR",
+        help="Folder of training pictures, searched at any depth.  [repeatable]")  # fmt: skip
+    validation: Path | None = _pictures("--val", type=_PATH, metavar="DIR",
+        show_default="a few training pictures, held out", help="Folder of validation pictures.")  # fmt: skip
+    recipe: str | None = _recipe("--recipe", metavar="irn|irn-plus|irn-shipped", show_default="irn",
+        help="The paper's first stage, its second, or what made the shipped weights.")  # fmt: skip
+    config: Path | None = _recipe("--config", type=_PATH, metavar="FILE.toml",
+        help="Values that replace the recipe's; the options below replace both.")  # fmt: skip
+    scale: int | None = _recipe("-s", "--scale", type=_SCALES, show_default="that of --init, or the recipe's",
+        help="How many times smaller.")  # fmt: skip
+    iterations: int | None = _recipe("--iterations", type=int, metavar="N", show_default="the recipe's, as all below",
+        help="Steps of the whole run.")  # fmt: skip
+    batch: int | None = _recipe("--batch", type=int, metavar="N", help="Crops per step.")
+    patch: int | None = _recipe("--patch", type=int, metavar="N", help="Side of a crop, in pixels.")
+    lr: float | None = _recipe("--lr", type=float, metavar="R", help="Peak learning rate.")
+    seed: int | None = _recipe("--seed", type=int, help="What all random numbers depend on.")
+    vgg: Path | None = _recipe("--vgg", type=_PATH, metavar="FILE",
+        help="VGG19 weights for irn-plus, in torchvision's layout (.pth or .safetensors).")  # fmt: skip
+    vgg_input: Literal["torchvision", "oxford"] = _recipe("--vgg-input", type=click.Choice(["torchvision", "oxford"]),
+        default="torchvision", help="What they expect: normalised RGB, or BGR levels minus a mean.")  # fmt: skip
+    run: Path | None = _training("-o", "--output", metavar="RUN", type=_PATH, show_default="runs/RECIPE-xSCALE",
+        help="The run's directory.")  # fmt: skip
+    init: str | None = _training("--init", type=_NAME, metavar="WEIGHTS",
+        help="Start from these weights: a name or a path.")  # fmt: skip
+    resume: bool = _training("--resume", is_flag=True, help="Continue the run in its directory, with its own recipe.")
+    force: bool = _training("--force", is_flag=True, help="Start anew where the directory holds a run.")
+    stop_after: int | None = _training("--stop-after", type=click.IntRange(1), metavar="N",
+        help="End cleanly after N steps in this call.")  # fmt: skip
+    time_limit: str | None = _training("--time-limit", metavar="9m",
+        help="End cleanly after this much work (90s, 9m, 1h30m).")  # fmt: skip
+    dry_run: bool = _training("--dry-run", is_flag=True,
+        help="Check everything, print the recipe as it would run, and stop.")  # fmt: skip
+    quiet: bool = _training("-q", "--quiet", is_flag=True, help="Show only what went wrong.")
+    memory: str | None = _network("--memory", metavar="SIZE", show_default="a third of what there is",
+        help="Most main memory for decoded training pictures, as 2GB; more are mapped from a file.")  # fmt: skip
+
+
+@_command(irn, _Train)
+def train(options: _Train) -> int:
     """Train IRN, then IRN+, on folders of pictures.
 
     It runs on a CPU, a GPU, or under torchrun on several. The run's directory gets weights.safetensors (for `irn -m`),
@@ -576,15 +625,32 @@ def train(
     from irn_cli.train.recipe import recipe_toml
     from irn_cli.train.trainer import Limits, train
 
-    limits = Limits(parse_duration(time_limit) if time_limit else None, stop_after)
-    overrides = {key: options.pop(key) for key in ("scale", "iterations", "batch", "patch", "lr", "seed")}
+    limits = Limits(parse_duration(options.time_limit) if options.time_limit else None, options.stop_after)
     tune_allocator()
-    tune_convolutions(options["precision"])
-    with processes(options.pop("device")) as device:
-        job = prepare(Request(run=run, overrides=overrides, device=device, **options))
-        for line in job.remarks[1 if quiet else 0 :] if job.step.process == 0 else ():
+    tune_convolutions(options.precision)
+    with processes(options.device) as device:
+        request = Request(
+            data=options.data,
+            validation=options.validation,
+            recipe=options.recipe,
+            config=options.config,
+            overrides={
+                name: getattr(options, name) for name in ("scale", "iterations", "batch", "patch", "lr", "seed")
+            },
+            run=options.run,
+            init=options.init,
+            resume=options.resume,
+            force=options.force,
+            vgg=options.vgg,
+            vgg_input=options.vgg_input,
+            device=device,
+            precision=options.precision,
+            memory=options.memory,
+        )
+        job = prepare(request)
+        for line in job.remarks[1 if options.quiet else 0 :] if job.step.process == 0 else ():
             click.echo(f"irn: {line}", err=True)
-        if dry_run:
+        if options.dry_run:
             click.echo(recipe_toml(job.step.recipe), nl=False)
             return 0
         if job.step.process == 0:
@@ -600,5 +666,5 @@ def train(
                 limits=limits,
                 interrupted=interrupted,
             )
-            reason = follow(events, job.run, job.step.recipe, console, quiet=quiet)
+            reason = follow(events, job.run, job.step.recipe, console, quiet=options.quiet)
     return 130 if reason == "interrupted" else 0

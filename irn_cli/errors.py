@@ -1,20 +1,60 @@
-"""The few errors that a user of `irn` can meet, and the exit status each one means.
+"""The few errors that a user of `irn` can meet, and what each is for people, shells and programs.
 
-Every message is one line that says what was expected and what came. `cli.py` is the one place that turns these errors
-into exit codes; library code raises them and never prints or exits.
+Every message is one line that says what was expected and what came. Library code raises these errors and never prints
+or exits; `explain` is the one place that says what any exception means.
 """
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """What became of one input, for programs: the `code` of an outcome in `--json`, beside its `status`."""
+
+    DONE = "done"
+
+    # Skipped.
+    EXISTS = "exists"  # its result is there already; failed, where neither --force nor --skip-existing was given
+    OWN = "made-by-irn"  # irn made it (nothing to make small), or restored it (nothing to make large)
+    NO_RECORD = "no-record"  # irn did not make it small; failed, where it was named and no --scale was given
+    UNSUPPORTED = "unsupported-format"  # a picture in a format that irn does not read, found in a directory
+
+    # Failed.
+    MISSING = "missing"  # no such file, or a directory or pattern without pictures
+    UNUSABLE = "unusable"  # not a picture, damaged, too large; or its latent or record does not fit
+    NAME_TAKEN = "name-taken"  # another input of this run becomes the same file
+    INCOMPLETE = "incomplete"  # of a picture and its latent one is there already, the other is not
+    ARTIFACT = "artifact"  # a coloured blotch, with --on-artifact fail
+    LOW_PSNR = "low-psnr"  # it restores worse than --min-psnr
+    USAGE = "usage"  # what was asked for cannot be done with this input
+    WEIGHTS = "weights"  # the weights are missing or damaged
+    UNWRITABLE = "unwritable"  # the result cannot be written: a full disk, no permission, the format's limits
+    DEVICE = "device"  # the device is absent or too small
+    MEMORY = "out-of-memory"
+    SYSTEM = "system"  # the operating system refused something else
+    BUG = "bug"  # an error that irn did not expect: please report it with the traceback that --debug shows
 
 
 class IrnError(Exception):
-    """Something outside our control is wrong: an input, a file, a device. The base of all errors that we raise."""
+    """Something outside our control is wrong: an input, a file, a device. The base of all errors that we raise.
+
+    Args:
+        message: one line.
+        code: what it means for programs, where that is more than the error's kind says.
+    """
 
     exit_status = 1
+    code = Code.UNUSABLE
+
+    def __init__(self, message: str, code: Code | None = None) -> None:
+        super().__init__(message)
+        self.code = code or self.code
 
 
 class UsageError(IrnError):
-    """What was asked for cannot be: an unknown model, a scale that it has not, options that exclude each other."""
+    """What was asked for cannot be done: an unknown model, the wrong scale, options that exclude each other."""
 
     exit_status = 2
+    code = Code.USAGE
 
 
 class InputError(IrnError):
@@ -22,7 +62,9 @@ class InputError(IrnError):
 
 
 class WeightsError(IrnError):
-    """Weights are missing, damaged, or of another shape than their configuration says."""
+    """Weights are missing, damaged, or do not have the shapes that their configuration gives."""
+
+    code = Code.WEIGHTS
 
 
 class RecordError(IrnError):
@@ -32,9 +74,28 @@ class RecordError(IrnError):
 class OutputError(IrnError):
     """A result could not be written: it exists already, the disk is full, or the place is not writable."""
 
+    code = Code.UNWRITABLE
+
 
 class DeviceError(IrnError):
-    """The device asked for is absent, or its memory does not suffice even for the smallest tile."""
+    """The device asked for is absent, or has too little memory even for the smallest tile."""
+
+    code = Code.DEVICE
+
+
+def explain(error: BaseException) -> tuple[Code, str]:
+    """Say what an exception means, for programs and for people."""
+    if isinstance(error, IrnError):
+        return error.code, str(error)
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return Code.SYSTEM, f"{place}{error.strerror or error}"
+    # torch reports a failed allocation as a RuntimeError: of its own kind on a GPU, known by its text on the CPU.
+    torch_said = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and torch_said):
+        return Code.MEMORY, "not enough memory"
+    text = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return Code.BUG, f"unexpected {text}; this is a bug in irn: please report it with what --debug shows"
 
 
 def one_line(text: str) -> str:

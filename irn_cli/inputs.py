@@ -1,4 +1,4 @@
-"""Which files a command line means: names, directories, patterns, lists, standard input; and which share of them."""
+"""The files that a command line means: names, directories, patterns, lists, standard input; and which share of them."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -14,8 +14,8 @@ _WILDCARDS = frozenset("*?[")
 
 
 @dataclass(frozen=True)
-class Found:
-    """An input: a file, or standard input."""
+class Input:
+    """A file, or standard input."""
 
     path: Path
     place: Path  # its directory below the one that was given; mirrored below the output's
@@ -24,7 +24,7 @@ class Found:
     missing: str = ""  # why there is no such input
 
 
-def find_pictures(sources: Sequence[str], listed: Iterable[str] = ()) -> list[Found]:
+def find_pictures(sources: Sequence[str], listed: Iterable[str] = ()) -> list[Input]:
     """Find the files that command-line arguments mean.
 
     Args:
@@ -65,9 +65,9 @@ def find_pictures(sources: Sequence[str], listed: Iterable[str] = ()) -> list[Fo
     directories = {path: path.parent.resolve() for path in named if path != STREAM}
     common = os.path.commonpath(directories.values()) if directories else ""
     return [
-        *(Found(path, place, False, _peek(path)) for path, place in found.items()),
-        *(Found(path, directories.get(path, Path(common)).relative_to(common), True, _peek(path)) for path in named),
-        *(Found(path, Path(), True, None, reason) for path, reason in missing.items()),
+        *(Input(path, place, False, _peek(path)) for path, place in found.items()),
+        *(Input(path, directories.get(path, Path(common)).relative_to(common), True, _peek(path)) for path in named),
+        *(Input(path, Path(), True, None, reason) for path, reason in missing.items()),
     ]
 
 

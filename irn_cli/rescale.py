@@ -4,7 +4,7 @@ import base64
 import dataclasses
 import hashlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from irn_cli.alpha import enlarge_alpha, fill_hidden, shrink_alpha
 from irn_cli.artifact import THRESHOLD, artifact_mask, find_artifact
 from irn_cli.device import Precision, parse_memory, resolve_device, resolve_precision, trim_memory
-from irn_cli.engine import Engine
+from irn_cli.engine import Engine, Progress
 from irn_cli.errors import InputError
 from irn_cli.latent import Latent
 from irn_cli.metrics import luma, psnr
@@ -63,7 +63,6 @@ class Rescaler:
         device: str = "auto",
         precision: str = "auto",
         memory: str | int | None = None,
-        progress: Callable[[float], None] | None = None,
     ) -> None:
         """Prepare a network for use.
 
@@ -73,7 +72,6 @@ class Rescaler:
             precision: of the convolutions: `auto`, `fp32` or `bf16`. With a latent kept, `auto` is `fp32`: only so does
                 the original come back bit for bit.
             memory: most bytes to use on the device, or a text such as `2GB`; None is what there is.
-            progress: called with the share done, 0 to 1, of the picture at hand.
 
         Raises:
             UsageError: an option means nothing.
@@ -81,7 +79,6 @@ class Rescaler:
         """
         self.model = model
         self.hash = weights_hash(model.state_dict())
-        self.progress = progress
         self._device = resolve_device(device)
         self._memory = parse_memory(memory) if isinstance(memory, str) else memory
         self._sampling = resolve_precision(precision, self._device)
@@ -94,7 +91,14 @@ class Rescaler:
         """How many times smaller or larger each side becomes."""
         return self.model.config.scale
 
-    def downscale(self, picture: Picture, *, keep_latent: bool = False, on_artifact: OnArtifact = "warn") -> Picture:
+    def downscale(
+        self,
+        picture: Picture,
+        *,
+        keep_latent: bool = False,
+        on_artifact: OnArtifact = "warn",
+        progress: Progress | None = None,
+    ) -> Picture:
         """Make a picture small.
 
         Args:
@@ -103,6 +107,7 @@ class Rescaler:
                 colours under fully transparent pixels).
             on_artifact: what to do about a coloured blotch, a patch far from the bicubic small picture: `warn`, `fail`,
                 or blend the region towards the bicubic one until it restores no worse than `bicubic` does.
+            progress: called from this thread now and then with the share done, 0 to 1; what it raises ends the work.
 
         Returns:
             The small picture, of ceil(size / scale), with the record that `upscale` needs; metadata as they were.
@@ -112,7 +117,7 @@ class Rescaler:
         """
         pixels = fill_hidden(picture.pixels, picture.alpha)
         engine = self._engine(keep_latent)
-        u = engine.downscale(_to_map(pixels, self.scale, engine), self.progress)  # (h, w, 3 s^2)
+        u = engine.downscale(_to_map(pixels, self.scale, engine), progress)  # (h, w, 3 s^2)
         small = _to_pixels(u[..., :3], (u.shape[0], u.shape[1]))
         if not keep_latent:
             del u  # as large as the picture in float32, and not needed any more
@@ -123,7 +128,7 @@ class Rescaler:
             if on_artifact == "fail":
                 raise InputError(str(artifact))
             if on_artifact == "bicubic":
-                small, outcome = self._blend(pixels, small, reference)
+                small, outcome = self._blend(pixels, small, reference, progress)
                 warnings.append(f"{artifact}; {outcome}")
             else:
                 warnings.append(f"{artifact} (--on-artifact bicubic blends it away)")
@@ -157,7 +162,15 @@ class Rescaler:
             warnings=tuple(warnings),
         )
 
-    def upscale(self, picture: Picture, *, seed: int = 0, temperature: float = 1.0, sample: int = 0) -> Picture:
+    def upscale(
+        self,
+        picture: Picture,
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        sample: int = 0,
+        progress: Progress | None = None,
+    ) -> Picture:
         """Make a small picture large again.
 
         Args:
@@ -166,6 +179,7 @@ class Rescaler:
             seed: which latents to draw; equal seeds draw equal latents for equal small pictures.
             temperature: the latent's standard deviation; networks are trained for 1.
             sample: which of the draws of this seed, from 0.
+            progress: as `downscale`'s.
 
         Returns:
             The large picture, of the recorded size and mode; doubts about it stand in its `warnings`.
@@ -186,7 +200,7 @@ class Rescaler:
         else:
             u = self._draw(picture.pixels, digest, seed, temperature, sample)
             drawn = int(seed), float(temperature), int(sample)  # NumPy's numbers are none for a record
-        x = self._engine(latent is not None).upscale(u, self.progress)  # (s h, s w, 3)
+        x = self._engine(latent is not None).upscale(u, progress)  # (s h, s w, 3)
         del u
         if x.numel() > 3 * HUGE:
             trim_memory()
@@ -214,9 +228,9 @@ class Rescaler:
             warnings=tuple(warnings),
         )
 
-    def verify(self, original: Picture, small: Picture) -> Fidelity:
+    def verify(self, original: Picture, small: Picture, progress: Progress | None = None) -> Fidelity:
         """Restore a small picture, as `upscale` does by default, and compare it with its original."""
-        restored = self.upscale(small).pixels
+        restored = self.upscale(small, progress=progress).pixels
         pixels = fill_hidden(original.pixels, original.alpha)
         return Fidelity(luma=psnr(pixels, restored, of=luma), rgb=psnr(pixels, restored))
 
@@ -286,7 +300,9 @@ class Rescaler:
         height, width = pixels.shape[:2]
         return np.array_equal(_to_pixels(self._engine(exact=True).upscale(u), (height, width)), pixels)
 
-    def _blend(self, pixels: Pixels, small: Pixels, reference: NDArray[np.float32]) -> tuple[Pixels, str]:
+    def _blend(
+        self, pixels: Pixels, small: Pixels, reference: NDArray[np.float32], progress: Progress | None
+    ) -> tuple[Pixels, str]:
         """Blend blotches towards the bicubic small picture, as little as restores no worse than bicubic."""
         mask = artifact_mask(small, reference)
         where = np.repeat(np.repeat(mask > 0, self.scale, 0), self.scale, 1)[: pixels.shape[0], : pixels.shape[1]]
@@ -299,9 +315,7 @@ class Rescaler:
             if share < 1 and find_artifact(blended, reference).deviation > THRESHOLD:
                 continue
             u = self._draw(blended, hash_pixels(blended), seed=0, temperature=1.0, sample=0)
-            restored = _to_pixels(
-                self._engine(exact=False).upscale(u, self.progress), (pixels.shape[0], pixels.shape[1])
-            )
+            restored = _to_pixels(self._engine(exact=False).upscale(u, progress), (pixels.shape[0], pixels.shape[1]))
             error = _error(pixels, where, [(0, restored)])
             if error < least:
                 best, least, best_share = blended, error, share

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from irn_cli.batch import SMALL, Downscaler, Job, Outputs, Upscaler, run
-from irn_cli.errors import InputError, OutputError
+from irn_cli.batch.line import SMALL, Progressed, run
+from irn_cli.batch.plan import Job, Outcome, Outputs, Result
+from irn_cli.batch.work import Downscaler, Product, Upscaler, Work
+from irn_cli.engine import Progress
+from irn_cli.errors import Code, InputError
 from irn_cli.image import read, write
-from irn_cli.latent import Latent
+from irn_cli.latent import Latent, latent_path
 from irn_cli.model import IRN
 from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
@@ -41,14 +44,18 @@ def jobs(place: Path, count: int, pixels: int = 12 * 16) -> list[Job]:
 Action = Callable[[Job], None]
 
 
-def doing(action: Action) -> Callable[[Job, Picture, dict[str, Any]], Iterator[tuple[Path, Picture]]]:
+def doing(action: Action) -> Work:
     """Work that does this, and copies the picture."""
 
-    def work(job: Job, picture: Picture, facts: dict[str, Any]) -> Iterator[tuple[Path, Picture]]:
+    def work(job: Job, picture: Picture, progress: Progress) -> Iterator[Product | Result]:
         action(job)
-        yield job.targets[0], picture
+        yield Product(job.targets[0], picture)
 
     return work
+
+
+def outcomes_of(plan: Sequence[Job | Outcome], work: Work, at_once: int = 1) -> list[Outcome]:
+    return [event for event in run(plan, work, Outputs(), at_once=at_once) if isinstance(event, Outcome)]
 
 
 def test_small_pictures_are_worked_on_at_the_same_time(tmp_path: Path) -> None:
@@ -59,7 +66,7 @@ def test_small_pictures_are_worked_on_at_the_same_time(tmp_path: Path) -> None:
         threads.append(torch.get_num_threads())
 
     plan = jobs(tmp_path, 6)
-    outcomes = list(run(plan, doing(meet), Outputs(), at_once=2))
+    outcomes = outcomes_of(plan, doing(meet), at_once=2)
     assert [outcome.status for outcome in outcomes] == ["done"] * 6
     assert threads == [2] * 6  # half of 4 each
     assert torch.get_num_threads() == 4
@@ -71,11 +78,13 @@ def test_small_pictures_are_worked_on_at_the_same_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("pixels", "at_once"), [(SMALL + 1, 2), (0, 2), (SMALL, 1)])
-def test_others_have_the_callers_thread_one_by_one(tmp_path: Path, pixels: int, at_once: int) -> None:
-    seen = set()
+def test_others_are_worked_on_one_by_one_with_all_threads(tmp_path: Path, pixels: int, at_once: int) -> None:
+    seen = []
     plan = jobs(tmp_path, 3, pixels)
-    list(run(plan, doing(lambda _: seen.add(threading.current_thread())), Outputs(), at_once=at_once))
-    assert seen == {threading.current_thread()}
+    outcomes_of(plan, doing(lambda _: seen.append((threading.get_ident(), torch.get_num_threads()))), at_once)
+    assert len(seen) == 3
+    assert len(set(seen)) == 1
+    assert seen[0][1] == 4
 
 
 def test_several_are_encoded_while_the_next_are_worked_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,8 +94,8 @@ def test_several_are_encoded_while_the_next_are_worked_on(tmp_path: Path, monkey
         meeting.wait()
         write(*arguments, **options)
 
-    monkeypatch.setattr("irn_cli.batch.write", meet)
-    outcomes = list(run(plan, doing(lambda _: None), Outputs()))
+    monkeypatch.setattr("irn_cli.batch.line.write", meet)
+    outcomes = outcomes_of(plan, doing(lambda _: None))
     assert [outcome.outputs for outcome in outcomes] == [job.targets for job in plan]
 
 
@@ -98,30 +107,24 @@ def test_few_wait_to_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         held.wait(30)
         write(*arguments, **options)
 
-    monkeypatch.setattr("irn_cli.batch.write", hold)
+    monkeypatch.setattr("irn_cli.batch.line.write", hold)
     threading.Timer(0.5, lambda: (most.append(len(begun)), held.set())).start()
-    outcomes = list(run(plan, doing(begun.append), Outputs()))
+    outcomes = outcomes_of(plan, doing(begun.append))
     assert {outcome.status for outcome in outcomes} == {"done"}
     assert most[0] <= 5  # four are being encoded, and one waits
 
 
-def test_no_picture_without_its_latent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_picture_without_its_latent(tmp_path: Path) -> None:
     (job,) = jobs(tmp_path, 1)
-    latent = Latent(np.zeros((12, 16, 9), np.float16), np.zeros((12, 16, 3), np.float16), "", "")
-    job = replace(job, targets=(*job.targets, tmp_path / "0.safetensors"), together=True)
+    latent = Latent(np.zeros((12, 16, 9), np.float32), np.zeros((12, 16, 3), np.float32), "", "")
+    latent_path(job.targets[0]).mkdir()
 
-    def work(job: Job, picture: Picture, facts: dict[str, Any]) -> Iterator[tuple[Path, Picture | Latent]]:
-        yield job.targets[1], latent
-        yield job.targets[0], picture
+    def work(job: Job, picture: Picture, progress: Progress) -> Iterator[Product | Result]:
+        yield Product(job.targets[0], replace(picture, latent=latent))
 
-    def fail(path: Path, latent: Latent, *, overwrite: bool) -> None:
-        time.sleep(0.1)
-        raise OutputError(f"cannot write {path}: no space left")
-
-    monkeypatch.setattr("irn_cli.batch.write_latent", fail)
-    (outcome,) = run([job], work, Outputs())
-    assert outcome.status == "failed"
-    assert "no space left" in outcome.reason
+    (outcome,) = outcomes_of([job], work)
+    assert (outcome.status, outcome.code, outcome.outputs) == ("failed", Code.UNWRITABLE, ())
+    assert "it is a directory" in outcome.reason
     assert not job.targets[0].exists()
 
 
@@ -135,35 +138,91 @@ def test_outcomes_come_in_order_and_failures_with_them(tmp_path: Path) -> None:
         if number % 3 == 1:
             raise InputError(f"no {number}")
 
-    outcomes = list(run(plan, doing(odd), Outputs(), at_once=3))
+    outcomes = outcomes_of(plan, doing(odd), at_once=3)
     assert [outcome.source for outcome in outcomes] == [job.source for job in plan]
     assert [outcome.reason for outcome in outcomes] == ["", "no 1", "", "", "no 4", "", "", "no 7", ""]
     for job, outcome in zip(plan, outcomes, strict=True):
         assert job.targets[0].exists() == (outcome.status == "done")
 
 
-def test_a_mistake_of_ours_is_raised(tmp_path: Path) -> None:
-    def mistake(_: Job) -> None:
-        raise ZeroDivisionError
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (
+            ZeroDivisionError("division by zero"),
+            Code.BUG,
+            "unexpected ZeroDivisionError: division by zero; this is a bug",
+        ),
+        (RuntimeError("sizes do not match"), Code.BUG, "unexpected RuntimeError: sizes do not match; this is a bug"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), Code.MEMORY, "not enough memory"),
+        (torch.OutOfMemoryError("CUDA out of memory."), Code.MEMORY, "not enough memory"),
+        (MemoryError(), Code.MEMORY, "not enough memory"),
+        (PermissionError(13, "Permission denied", "a/b"), Code.SYSTEM, "a/b: Permission denied"),
+        (InputError("no good", Code.LOW_PSNR), Code.LOW_PSNR, "no good"),
+    ],
+)
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_whatever_goes_wrong_is_one_pictures_failure(
+    tmp_path: Path, error: Exception, code: Code, reason: str, at_once: int
+) -> None:
+    def fail(job: Job) -> None:
+        if job.source.stem == "1":
+            raise error
 
-    with pytest.raises(ZeroDivisionError):
-        list(run(jobs(tmp_path, 3), doing(mistake), Outputs(), at_once=2))
+    outcomes = outcomes_of(jobs(tmp_path, 3), doing(fail), at_once)
+    assert [outcome.status for outcome in outcomes] == ["done", "failed", "done"]
+    assert outcomes[1].code == code
+    assert outcomes[1].reason.startswith(reason)
+    assert "in fail\n    raise error\n" in outcomes[1].traceback
 
 
-def test_who_has_enough_stops_what_is_running(tmp_path: Path) -> None:
-    stopped = threading.Event()
+def test_an_allocation_that_fails_is_told_as_such(tmp_path: Path) -> None:
+    outcomes = outcomes_of(jobs(tmp_path, 1), doing(lambda _: torch.empty(1 << 60) and None))
+    assert outcomes[0].code == Code.MEMORY
 
-    def until_stopped(job: Job) -> None:
-        if job.source.stem != "0" and not stopped.wait(30):
-            raise AssertionError("nobody told us")
 
-    outcomes = run(jobs(tmp_path, 9), doing(until_stopped), Outputs(), at_once=2, stopped=stopped)
-    assert next(outcomes).status == "done"
+@pytest.mark.parametrize("pixels", [12 * 16, SMALL + 1])
+def test_who_has_enough_stops_what_is_running(tmp_path: Path, pixels: int) -> None:
+    ended = []
+
+    def until_stopped(job: Job, picture: Picture, progress: Progress) -> Iterator[Product | Result]:
+        deadline = time.monotonic() + 30
+        try:
+            while job.source.stem != "0" and time.monotonic() < deadline:
+                progress(0.5)
+                time.sleep(0.01)
+        finally:
+            ended.append(time.monotonic() < deadline)
+        yield Product(job.targets[0], picture)
+
+    events = run(jobs(tmp_path, 9, pixels), until_stopped, Outputs(), at_once=2)
+    assert next(event.status for event in events if isinstance(event, Outcome)) == "done"
     begin = time.monotonic()
-    outcomes.close()  # type: ignore[attr-defined]  # it is a generator
+    events.close()
     assert time.monotonic() - begin < 10
-    assert stopped.is_set()
-    assert len(list(tmp_path.glob("*_out.png"))) < 9
+    assert 1 <= len(ended) < 9
+    assert all(ended)
+    assert len(list(tmp_path.glob("*_out.png"))) == 1
+
+
+def test_large_pictures_tell_how_far_they_are(tmp_path: Path) -> None:
+    def slow(job: Job, picture: Picture, progress: Progress) -> Iterator[Product | Result]:
+        for tenth in range(1, 11):
+            time.sleep(0.02)
+            progress(tenth / 10)
+        yield Result(output_size=(1, 2), warnings=("odd",))
+        yield Product(job.targets[0], picture)
+
+    first, second = jobs(tmp_path, 2, SMALL + 1)
+    events = list(run([first, second], slow, Outputs()))
+    shares = [event.share for event in events if isinstance(event, Progressed) and event.source == first.source]
+    assert shares == sorted(shares)
+    assert shares[0] == 0
+    assert 2 <= len(shares) <= 8  # not each of them: a terminal is redrawn a few times a second
+    outcomes = [event for event in events if isinstance(event, Outcome)]
+    assert [outcome.source for outcome in outcomes] == [first.source, second.source]
+    assert (outcomes[0].result.input_size, outcomes[0].result.output_size) == ((16, 12), (1, 2))
+    assert outcomes[0].result.warnings == ("odd",)
 
 
 def test_together_they_become_what_they_become_alone(tmp_path: Path, tiny_model: Callable[..., IRN]) -> None:
@@ -178,9 +237,10 @@ def test_together_they_become_what_they_become_alone(tmp_path: Path, tiny_model:
         place = tmp_path / str(at_once)
         place.mkdir()
         downs = jobs(place, 6)
-        list(run(downs, Downscaler(load("")), Outputs(), at_once=at_once))
+        outcomes_of(downs, Downscaler(scaler=load("")), at_once)
         ups = [Job(job.targets[0], (place / f"{job.source.stem}_up.png",), 192) for job in downs]
-        assert not [o for o in run(ups, Upscaler(load), Outputs(), at_once=at_once) if o.status != "done" or o.warnings]
+        outcomes = outcomes_of(ups, Upscaler(load=load), at_once)
+        assert {(outcome.status, outcome.result.warnings) for outcome in outcomes} == {("done", ())}
     assert len(loaded) == 4  # one for each run, however many asked at once
     for number in range(6):
         for name in (f"{number}_out.png", f"{number}_up.png"):

@@ -18,7 +18,7 @@ from irn_cli.image import MAX_PIXELS
 PACKAGE = Path(irn_cli.__file__).parent
 ROOT = PACKAGE.parent
 
-# A module imports only from lower floors; `train` stands for the whole sub-package, which has an order of its own.
+# A module imports only from lower floors; `batch` and `train` stand for sub-packages, each of an order of its own.
 FLOORS = (
     {"errors"},
     {"files"},
@@ -32,12 +32,15 @@ FLOORS = (
     {"methods"},
     {"evaluate", "batch"},
     {"train"},
-    {"report", "progress", "monitor"},
+    {"report", "monitor"},
     {"page"},
     {"cli"},
     {"__main__"},
 )
-TRAIN_ORDER = ("recipe", "data", "dense", "losses", "discriminator", "checkpoint", "step", "job", "trainer")
+ORDERS = {
+    "batch": ("plan", "work", "line", "progress"),
+    "train": ("recipe", "data", "dense", "losses", "discriminator", "checkpoint", "step", "job", "trainer"),
+}
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -45,8 +48,8 @@ def imported(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: relative import"
-            if node.module == "irn_cli.train":
-                yield from (f"train.{alias.name}" for alias in node.names)
+            if node.module in ("irn_cli.batch", "irn_cli.train"):
+                yield from (f"{node.module.removeprefix('irn_cli.')}.{alias.name}" for alias in node.names)
             elif node.module and node.module.startswith("irn_cli."):
                 yield node.module.removeprefix("irn_cli.")
             elif node.module == "irn_cli":
@@ -69,8 +72,8 @@ def test_modules_import_only_from_lower_floors(path: Path) -> None:
         other = name.split(".")
         if other[0] not in floors:
             assert (other[0], path.stem) in {("__version__", "cli")}, f"{path.name} imports {name}, which has no floor"
-        elif room[0] == other[0] == "train":
-            assert TRAIN_ORDER.index(other[1]) < TRAIN_ORDER.index(room[1]), f"{path.name} imports {name}"
+        elif room[0] == other[0] and (order := ORDERS.get(room[0])):
+            assert order.index(other[1]) < order.index(room[1]), f"{path.name} imports {name}"
         else:
             assert floors[other[0]] < floors[room[0]], f"{path.name} imports {name}"
 

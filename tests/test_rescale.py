@@ -102,7 +102,7 @@ def test_global_random_state_is_left_alone(tiny_model: Models) -> None:
 
 def test_progress_is_reported(tiny_model: Models) -> None:
     shares: list[float] = []
-    Rescaler(tiny_model(4), "cpu", "fp32", progress=shares.append).downscale(Picture(photo_like(64, 64)))
+    Rescaler(tiny_model(4), "cpu", "fp32").downscale(Picture(photo_like(64, 64)), progress=shares.append)
     assert shares == sorted(shares)
     assert shares[-1] == 1
 

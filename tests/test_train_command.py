@@ -268,7 +268,7 @@ def test_more_crops_than_memory_holds_are_told_in_one_line(tmp_path: Path) -> No
     process = start(tmp_path, "--batch", str(10**11))
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 1
-    assert "irn: the memory does not suffice; training takes less with a smaller --batch" in errors
+    assert "irn: not enough memory: " in errors
     assert "Traceback" not in errors
 
 

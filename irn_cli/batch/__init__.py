@@ -1,0 +1,6 @@
+"""Many pictures: what each becomes (`plan`), the work on one (`work`), what runs when (`line`), and what is shown.
+
+Nothing stops a batch but its user: whatever happens to one picture becomes that picture's outcome. Data flows one way::
+
+    inputs.find_pictures -> plan: jobs and outcomes -> line.run(plan, work): progress and outcomes -> progress.follow
+"""

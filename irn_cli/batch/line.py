@@ -1,0 +1,244 @@
+"""The assembly line: a batch run by the threads of this process. The place where another runner plugs in.
+
+A runner takes a plan and the work on one picture, and yields what happens until each item of the plan has its outcome.
+`run` is the one for a single machine; one for many can have the same signature, and call it for each machine's share.
+"""
+
+import io
+import itertools
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+
+import torch
+
+from irn_cli.batch.plan import Job, Outcome, Outputs, Result, decided, failure
+from irn_cli.batch.work import Product, Work
+from irn_cli.device import trim_memory
+from irn_cli.engine import Progress
+from irn_cli.errors import Code
+from irn_cli.image import MAX_PIXELS, read, write
+from irn_cli.inputs import STREAM
+from irn_cli.latent import latent_path
+from irn_cli.picture import Picture
+from irn_cli.rescale import HUGE
+
+SMALL = 1 << 19  # pixels up to which a picture is quicker done by one core than shared by several
+_WRITERS = 4  # a GPU makes pictures faster than one core encodes them
+_PAUSE = 0.05  # seconds between two reports of how far a picture is
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """How far the work on one picture is."""
+
+    source: Path
+    share: float  # 0 to 1; 0 is its begin
+
+
+Events = Generator[Progressed | Outcome, None, None]  # to be closed by whoever does not want them all
+
+
+def run(
+    plan: Sequence[Job | Outcome],
+    work: Work,
+    outputs: Outputs,
+    *,
+    strip: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    at_once: int = 1,
+) -> Events:
+    """Work on one picture after another, or several small ones at once; none stops the others.
+
+    Closing the generator ends the work under way; files that are being written are finished.
+
+    Args:
+        plan: what is to be done, and outcomes that are clear already.
+        work: what to do with each picture.
+        outputs: what may be overwritten.
+        strip: leave metadata out.
+        max_pixels: refuse larger pictures.
+        at_once: how many small pictures are worked on at the same time, in threads that share torch's.
+
+    Yields:
+        An outcome for each item of the plan, in its order; between them how far the pictures under way are.
+
+    Raises:
+        BrokenPipeError: standard output is a pipe that nobody reads any more.
+    """
+    items = [decided(item, outputs) for item in plan]
+    jobs = sum(isinstance(item, Job) for item in items)
+    line = _Line(work, outputs, strip, max_pixels, max(min(at_once, jobs), 1))
+    try:
+        yield from line.events(items)
+    finally:
+        line.stop()
+
+
+class _Stopped(Exception):  # noqa: N818  # no error: it ends the work that nobody waits for any more
+    """Raised out of the progress of a job when the batch ends before it."""
+
+
+class _Line:
+    """What runs at the same time::
+
+    large pictures   read ahead (1 thread) -> network (1 thread, which has all of torch's) -> write (4 threads)
+    small pictures   read and network (as many threads as are at once)                     -> write
+    """
+
+    def __init__(self, work: Work, outputs: Outputs, strip: bool, max_pixels: int, at_once: int) -> None:
+        self._work, self._outputs, self._strip, self._max_pixels = work, outputs, strip, max_pixels
+        self._at_once, threads = at_once, torch.get_num_threads()
+        self._reader = ThreadPoolExecutor(1, "irn-read")
+        self._network = ThreadPoolExecutor(1, "irn-network", partial(torch.set_num_threads, threads))
+        share = partial(torch.set_num_threads, max(threads // at_once, 1))
+        self._small = ThreadPoolExecutor(at_once, "irn-small", share)
+        self._writers = ThreadPoolExecutor(_WRITERS, "irn-write")
+        self._free = threading.Semaphore(_WRITERS)  # so that few pictures wait to be written
+        self._ahead: Future[Picture] | None = None  # the next large picture; the network's thread alone uses this
+        self._stopped = threading.Event()
+        self._news: SimpleQueue[Progressed | None] = SimpleQueue()  # None: a thread has finished something
+
+    def events(self, items: Sequence[Job | Outcome]) -> Events:
+        """Do all jobs, and tell of them."""
+        jobs = [item for item in items if isinstance(item, Job)]
+        following = dict(itertools.pairwise(jobs))
+        waiting: deque[Outcome | _InFlight] = deque()  # in the plan's order
+        for item in items:
+            waiting.append(self._begin(item, following.get(item)) if isinstance(item, Job) else item)
+            yield from self._told(waiting, 4 * self._at_once)
+        yield from self._told(waiting, 0)
+
+    def stop(self) -> None:
+        """Begin nothing more, and end what is under way; what is being written is finished."""
+        self._stopped.set()
+        for pool in (self._reader, self._network, self._small, self._writers):
+            pool.shutdown(cancel_futures=True)
+        # A thread's own setting is also what torch gives to threads that start later: put back the caller's.
+        torch.set_num_threads(torch.get_num_threads())
+
+    def _begin(self, job: Job, following: Job | None) -> "_InFlight":
+        small = self._is_small(job)
+        flight = _InFlight(job)
+        flight.working = (self._small if small else self._network).submit(self._do, flight, small, following)
+        flight.working.add_done_callback(self._tell)
+        return flight
+
+    def _told(self, waiting: "deque[Outcome | _InFlight]", most: int) -> Events:
+        """The first outcomes: those that are there, and more as soon as they are, until `most` are left."""
+        while waiting:
+            first = waiting[0]
+            if isinstance(first, Outcome) or first.settled:
+                waiting.popleft()
+                yield first if isinstance(first, Outcome) else first.outcome()
+            elif len(waiting) > most:
+                if news := self._news.get():
+                    yield news
+            else:
+                return
+
+    def _do(self, flight: "_InFlight", small: bool, following: Job | None) -> None:
+        """Do all of a job, in this thread, but wait for its files to be written."""
+        job, begin = flight.job, time.perf_counter()
+        try:
+            report = self._progress(job, silent=small)
+            picture = self._load(job) if small else self._load_ahead(job)
+            input_size = picture.size[::-1]
+            flight.result = Result(input_size=input_size, warnings=picture.warnings)
+            alone = max(picture.pixels.size // 3, following.pixels if following else 0) > HUGE
+            if following and not small and not alone and not self._is_small(following):
+                self._ahead = self._reader.submit(self._load, following)
+            for item in self._work(job, picture, report):
+                if isinstance(item, Result):
+                    flight.result = replace(item, input_size=input_size)
+                    continue
+                if self._outputs.skip_existing and item.target.exists():
+                    continue
+                self._free.acquire()
+                writing = self._writers.submit(self._store, item)
+                writing.add_done_callback(lambda _: self._free.release())
+                writing.add_done_callback(self._tell)
+                files = [latent_path(item.target)] if item.picture.latent else []
+                flight.writes.append(([*files, item.target], writing))
+                if alone:
+                    wait([writing])
+        except Exception as error:  # whatever it is, it is this picture's
+            flight.error = error
+        flight.seconds = time.perf_counter() - begin
+
+    def _is_small(self, job: Job) -> bool:
+        return self._at_once > 1 and 0 < job.pixels <= SMALL
+
+    def _progress(self, job: Job, *, silent: bool) -> Progress:
+        """Tell that a job begins; the result tells how far it is, unless silent, and ends it when the batch ends."""
+        self._news.put(Progressed(job.source, 0.0))
+        told = time.monotonic()
+
+        def report(share: float) -> None:
+            nonlocal told
+            if self._stopped.is_set():
+                raise _Stopped
+            if not silent and time.monotonic() - told > _PAUSE:
+                told = time.monotonic()
+                self._news.put(Progressed(job.source, share))
+
+        return report
+
+    def _tell(self, _: Future[None]) -> None:
+        self._news.put(None)
+
+    def _load_ahead(self, job: Job) -> Picture:
+        """The picture that the job before this one had read ahead, if it had."""
+        reading, self._ahead = self._ahead, None
+        return reading.result() if reading else self._load(job)
+
+    def _load(self, job: Job) -> Picture:
+        source = io.BytesIO(sys.stdin.buffer.read()) if job.source == STREAM else job.source
+        picture = read(source, max_pixels=self._max_pixels)
+        if job.pixels > HUGE:
+            trim_memory()
+        return replace(picture, icc=None, exif=None, xmp=None, dpi=None) if self._strip else picture
+
+    def _store(self, product: Product) -> None:
+        if product.picture.pixels.size // 3 > HUGE:
+            trim_memory()
+        target = sys.stdout.buffer if product.target == STREAM else product.target
+        write(target, product.picture, overwrite=self._outputs.force)
+
+
+@dataclass
+class _InFlight:
+    """A job that may still be worked on, or its files be written."""
+
+    job: Job
+    working: Future[None] = field(init=False)
+    writes: list[tuple[list[Path], Future[None]]] = field(default_factory=list)  # of files that are written together
+    result: Result = field(default_factory=Result)
+    error: Exception | None = None
+    seconds: float = 0.0
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing of it is still being worked on or written."""
+        return self.working.done() and all(writing.done() for _, writing in self.writes)
+
+    def outcome(self) -> Outcome:
+        """What became of it, once it is settled."""
+        written = tuple(file for files, writing in self.writes if not writing.exception() for file in files)
+        errors = [self.error, *(writing.exception() for _, writing in self.writes)]
+        error = next((error for error in errors if isinstance(error, Exception)), None)
+        if isinstance(error, BrokenPipeError):
+            raise error
+        result = replace(self.result, seconds=self.seconds)
+        if error is None:
+            return Outcome(self.job.source, "done", Code.DONE, outputs=written, result=result)
+        trace = "".join(traceback.format_exception(error))
+        return replace(failure(self.job.source, error), outputs=written, result=result, traceback=trace)

@@ -1,0 +1,148 @@
+"""The work on one picture: made small, or made large as often as asked."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from irn_cli.batch.plan import Job, Result
+from irn_cli.engine import Progress
+from irn_cli.errors import Code, InputError, UsageError, WeightsError
+from irn_cli.latent import latent_path, read_latent
+from irn_cli.picture import Picture
+from irn_cli.record import Record
+from irn_cli.rescale import OnArtifact, Pixels, Rescaler
+from irn_cli.weights import DEFAULT_MODELS, find_by_hash
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """A picture that a job makes."""
+
+    target: Path
+    picture: Picture
+
+
+# Yields what is to be written, as soon as it is made, and what is known by then: of the results, the last counts. The
+# progress takes the share done of the whole job, 0 to 1; what it raises must end the work.
+Work = Callable[[Job, Picture, Progress], Iterator[Product | Result]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downscaler:
+    """Makes a picture small, and checks it if asked to."""
+
+    scaler: Rescaler
+    keep_latent: bool = False
+    on_artifact: OnArtifact = "warn"
+    verify: bool = False
+    min_psnr: float | None = None  # dB on Y; a picture that restores worse is not written
+
+    def __call__(self, job: Job, picture: Picture, progress: Progress) -> Iterator[Product | Result]:
+        """Do one job: `Work`."""
+        verify = self.verify or self.min_psnr is not None
+        small = self.scaler.downscale(
+            picture,
+            keep_latent=self.keep_latent,
+            on_artifact=self.on_artifact,
+            progress=_part(progress, 0, 2 if verify else 1),
+        )
+        result = Result(output_size=small.size[::-1], warnings=small.warnings)
+        yield result
+        if verify:
+            fidelity = self.scaler.verify(picture, replace(small, latent=None, warnings=()), _part(progress, 1, 2))
+            yield (result := replace(result, psnr_y=fidelity.luma, psnr_rgb=fidelity.rgb))
+            if self.min_psnr is not None and fidelity.luma < self.min_psnr:
+                reason = f"it restores at {fidelity.luma:.2f} dB, below {self.min_psnr:g} dB: not written"
+                raise InputError(reason, Code.LOW_PSNR)
+        if small.latent:
+            yield replace(result, latent_bytes=small.latent.nbytes)
+        yield Product(job.targets[0], small)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upscaler:
+    """Makes a small picture large, as often as asked, with the weights that it was made with."""
+
+    load: Callable[[str | Path], Rescaler]  # from a name or path of weights
+    model: str | None = None  # instead of the weights in the record
+    scale: int | None = None  # for pictures without a record
+    samples: int = 1
+    seed: int = 0
+    temperature: float = 1.0
+    latent: Path | None = None  # instead of the one beside the picture
+    draw: bool = False  # a latent, even where one lies beside the picture
+    spread: bool = False
+    _loaded: dict[str, Rescaler] = field(default_factory=dict, init=False)
+    _loading: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def __call__(self, job: Job, picture: Picture, progress: Progress) -> Iterator[Product | Result]:
+        """Do one job: `Work`."""
+        beside = latent_path(job.source)
+        if self.latent or (not self.draw and self.samples == 1 and beside.is_file()):
+            picture = replace(picture, latent=read_latent(self.latent or beside))
+        scaler = self._scaler(picture)
+        first: Picture | None = None
+        total = np.zeros(())
+        for sample in range(self.samples):
+            large = scaler.upscale(
+                picture,
+                seed=self.seed,
+                temperature=self.temperature,
+                sample=sample,
+                progress=_part(progress, sample, self.samples),
+            )
+            yield Result(output_size=large.size[::-1], warnings=large.warnings)
+            yield Product(job.targets[sample], large)
+            if self.spread:
+                first = first or large
+                total = total + _difference(large.pixels, first.pixels)
+        if self.spread and first:
+            yield Product(job.targets[-1], _spread_picture(first, total / (self.samples - 1)))
+
+    def _scaler(self, picture: Picture) -> Rescaler:
+        record = picture.record if isinstance(picture.record, Record) else None
+        scale = record.scale if record else self.scale
+        if scale is None:
+            reason = "no usable record of irn in it: --scale is needed to enlarge it all the same"
+            raise InputError(reason, Code.NO_RECORD)
+        source = self.model or (record.weights if record else "") or str(scale)
+        with self._loading:
+            if source not in self._loaded:
+                self._loaded[source] = self.load(self.model or _weights(record, scale))
+            scaler = self._loaded[source]
+        if scaler.scale != scale:
+            raise UsageError(f"{scaler.model.name} makes pictures {scaler.scale} times larger, not {scale}")
+        return scaler
+
+
+def _part(progress: Progress, index: int, count: int) -> Progress:
+    """The progress of one of `count` equal parts of a job, from the 0th."""
+    return lambda share: progress((index + share) / count)
+
+
+def _weights(record: Record | None, scale: int) -> str | Path:
+    """The weights for a small picture: the very ones that made it, else others of its scale."""
+    if record and (path := find_by_hash(record.weights)):
+        return path
+    if scale not in DEFAULT_MODELS:
+        wanted = f"{record.model} ({record.weights[:12]})" if record else f"for {scale}x"
+        raise WeightsError(f"the weights {wanted} are not here; --model names others")
+    return DEFAULT_MODELS[scale]
+
+
+def _difference(a: Pixels, b: Pixels) -> NDArray[np.float32]:
+    """Mean absolute difference over the channels, (H, W), levels."""
+    result = np.empty(a.shape[:2], np.float32)
+    for row in range(len(a)):
+        result[row] = np.abs(a[row].astype(np.int16) - b[row]).mean(1)
+    return result
+
+
+def _spread_picture(first: Picture, difference: NDArray[np.floating]) -> Picture:
+    """Where draws of the latent differ, as Fig. 1 of the paper's appendix shows it: 20 times, darker is more."""
+    grey = np.rint(255 - np.clip(20 * difference, 0, 255)).astype(np.uint8)
+    return Picture(np.repeat(grey[..., None], 3, 2), mode="L", record=first.record)
