@@ -46,7 +46,8 @@ def gpu_step(kind: str) -> Step:
     if kind == "irn-plus":
         return make_second_stage(GPU, average=0.5)
     precision = "bf16" if kind in ("bf16", "streamed") else "fp32"
-    return make_step(precision, GPU, grain=0.5, average=0.5, recompute=kind == "recompute")
+    changes = {"optimiser": "muon", "temperature": (0.0, 1.0)} if kind == "muon" else {}
+    return make_step(precision, GPU, grain=0.5, average=0.5, recompute=kind == "recompute", **changes)
 
 
 def run_eagerly(step: Step, number: int, rate: float) -> None:
@@ -64,7 +65,7 @@ def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], rate: flo
         assert share >= 0.99, f"{name}: only {share:.1%} near, largest error {error.max():.1e}"
 
 
-@pytest.mark.parametrize("kind", ["fp32", "bf16", "recompute", "streamed", "irn-plus"])
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "muon", "recompute", "streamed", "irn-plus"])
 def test_a_captured_step_is_an_eager_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if kind == "streamed":
         monkeypatch.setattr(step_module, "fits", lambda *_: False)
@@ -83,7 +84,7 @@ def test_a_captured_step_is_an_eager_one(kind: str, monkeypatch: pytest.MonkeyPa
             assert value == wanted, f"{name}: warming up counts, or a step does not"
 
 
-@pytest.mark.parametrize("kind", ["fp32", "bf16", "irn-plus"])
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "muon", "irn-plus"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_bad_gradient_in_a_replay_never_reaches_the_weights(kind: str, value: float) -> None:
     step = gpu_step(kind)

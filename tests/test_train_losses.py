@@ -22,8 +22,17 @@ def test_terms_are_sums_over_a_picture_and_means_over_the_batch() -> None:
     assert losses.reconstruction(a, b) == pytest.approx(48 * math.sqrt(0.25 + 1e-6), rel=1e-6)
     assert losses.reconstruction(a, a) == pytest.approx(48 * 1e-3, rel=1e-6)
     assert losses.guide(a, b) == pytest.approx(48 * 0.25)
+    assert losses.guide(a, b, chroma=4.0) == pytest.approx(48 * 0.25), "a grey difference"
     assert losses.distribution(b) == pytest.approx(48 * 0.25)
     assert losses.perceptual(a, b) == losses.reconstruction(a, b)
+
+
+def test_the_guide_can_weigh_colour_more() -> None:
+    a, b = torch.rand(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(3)).unbind()
+    assert losses.guide(a, b, chroma=1.0) == losses.guide(a, b)
+    grey = (a - b).mean(1, keepdim=True).expand_as(a)  # of the difference
+    rest = losses.guide(a - b, grey)
+    assert losses.guide(a, b, chroma=4.0) == pytest.approx((losses.guide(a, b) + 3 * rest).item())
 
 
 def test_the_adversarial_terms_are_cross_entropies() -> None:

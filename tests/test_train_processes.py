@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,16 +16,21 @@ from irn_cli.train.step import Step
 from tests.test_train_step import make_second_stage, make_step
 
 ROOT = Path(__file__).parents[1]
+KINDS: dict[str, dict[str, Any]] = {
+    "keep": {},
+    "recompute": {"recompute": True},
+    "muon": {"optimiser": "muon", "temperature": (0.0, 1.0)},
+}
 WORKER = """
 import sys
 from safetensors.torch import save_file
 from irn_cli.train.job import processes
-from tests.test_train_processes import discriminator_gradient, two_steps
+from tests.test_train_processes import KINDS, discriminator_gradient, two_steps
 from tests.test_train_step import make_second_stage, make_step
 
 with processes("cpu"):
-    for kind in ("keep", "recompute"):
-        step = make_step(grain=0.5, recompute=kind == "recompute")
+    for kind, changes in KINDS.items():
+        step = make_step(grain=0.5, **changes)
         step._prepare(0)
         assert step.processes == 2 and len(step.batch()[0]) == 2
         save_file(two_steps(step), f"{kind}{step.process}.safetensors")
@@ -69,10 +75,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("lean", ["keep", "recompute"])
-def test_two_processes_gradient_is_that_of_one_on_the_joint_batch(results: Path, lean: str) -> None:
-    alone = two_steps(make_step(grain=0.5))
-    first, second = (load_file(results / f"{lean}{process}.safetensors") for process in (0, 1))
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_gradient_is_that_of_one_on_the_joint_batch(results: Path, kind: str) -> None:
+    alone = two_steps(make_step(grain=0.5, **KINDS[kind]))
+    first, second = (load_file(results / f"{kind}{process}.safetensors") for process in (0, 1))
     assert torch.equal(first["weights"], second["weights"])
     error = (first["gradient"] - alone["gradient"]).norm() / alone["gradient"].norm()
     assert error < 1e-5

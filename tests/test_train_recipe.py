@@ -32,12 +32,19 @@ def test_the_papers_numbers() -> None:
 
 
 def test_a_cosine_starts_after_warming_up_and_ends_at_zero() -> None:
-    recipe = load_recipe("irn-shipped")
+    recipe = replace(load_recipe("irn-shipped"), schedule="cosine")
     assert recipe.rate(0, 0.0) == pytest.approx(recipe.lr / recipe.warmup)
     assert recipe.rate(recipe.warmup, 0.5) == pytest.approx(recipe.lr / 2)
     assert recipe.rate(10**6, 1.0) == 0.0
     assert recipe.rate(3, 0.1) > 0.9 * recipe.lr  # a run of some 40 steps in all
     assert recipe.grain > 0
+
+
+def test_a_trapezoid_is_constant_and_then_falls_to_zero() -> None:
+    recipe = replace(load_recipe("irn"), schedule="trapezoid", anneal=0.25, lr=1e-3, warmup=100)
+    rates = [recipe.rate(50_000, progress) for progress in (0.1, 0.5, 0.75, 0.875, 1.0)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 5e-4, 0.0])
+    assert recipe.rate(49, 0.001) == pytest.approx(5e-4)
 
 
 def test_a_users_file_overrides_what_it_names(tmp_path: Path) -> None:
@@ -59,7 +66,9 @@ def test_a_users_file_overrides_what_it_names(tmp_path: Path) -> None:
         ("lr = 'fast'", "lr must be a number"),
         ("flips = 1", "flips must be true or false"),
         ("milestones = [1.5]", "milestones must be a list of whole numbers"),
-        ("schedule = 'linear'", "schedule must be one of steps, cosine, not 'linear'"),
+        ("temperature = 1.0", "temperature must be a list of numbers"),
+        ("optimiser = 'sgd'", "optimiser must be one of adam, muon"),
+        ("schedule = 'linear'", "schedule must be one of steps, cosine, trapezoid, not 'linear'"),
     ],
 )
 def test_what_a_file_cannot_say(tmp_path: Path, text: str, message: str) -> None:
@@ -79,7 +88,11 @@ def test_what_a_file_cannot_say(tmp_path: Path, text: str, message: str) -> None
         ({"patch": 145}, "patch must be a multiple of the scale 4, at least twice it, not 145"),
         ({"patch": 4}, "patch must be a multiple of the scale 4, at least twice it, not 4"),
         ({"beta2": 1.0}, "beta2 must be below 1"),
-        ({"grain": 1.5}, "grain is a share"),
+        ({"grain": 1.5}, "grain and anneal are shares"),
+        ({"anneal": 1.5}, "grain and anneal are shares"),
+        ({"momentum": 1.0}, "momentum must be below 1"),
+        ({"temperature": (1.0, 0.5)}, r"temperature must be a range such as \[0.0, 1.0\], not \[1.0, 0.5\]"),
+        ({"temperature": (1.0,)}, "temperature must be a range"),
     ],
 )
 def test_values_out_of_range(change: dict[str, object], message: str) -> None:
@@ -95,5 +108,9 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("= 1")
     with pytest.raises(InputError, match="is not TOML"):
         read_config(tmp_path / "bad.toml")
+    stored = asdict(load_recipe("irn"))
+    for key in ("optimiser", "momentum", "temperature", "guide_chroma", "anneal"):
+        del stored[key]
+    assert recipe_from(stored, "of an earlier version") == load_recipe("irn")
     with pytest.raises(UsageError, match="lacks batch"):
         recipe_from({key: value for key, value in asdict(load_recipe("irn")).items() if key != "batch"}, "old")

@@ -106,6 +106,21 @@ def test_a_step_depends_on_its_number_and_the_seed_alone(grain: float) -> None:
     assert x.max() <= 1
 
 
+def test_each_crops_latent_has_a_temperature_of_its_own() -> None:
+    def drawn(*temperature: float) -> Tensor:
+        step = make_step(temperature=temperature)
+        step._prepare(7)
+        return step.batch()[2]
+
+    plain, warm, ranged = drawn(1.0, 1.0), drawn(0.5, 0.5), drawn(0.2, 0.6)
+    assert torch.equal(warm, 0.5 * plain)
+    factors = (ranged / plain).flatten(1)
+    torch.testing.assert_close(factors.amin(1), factors.amax(1))
+    assert len(set(factors[:, 0].tolist())) == 4
+    assert factors.min() >= 0.2
+    assert factors.max() <= 0.6
+
+
 def test_pictures_that_do_not_fit_the_device_give_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
     step = make_step(grain=0.5)
     step.run(3, 1e-3)

@@ -44,10 +44,14 @@ def photo(tmp_path: Path) -> DataSet:
     return find_data_set(directory)
 
 
-@pytest.mark.parametrize("kind", ["fp32", "bf16", "irn-plus"])
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "muon", "irn-plus"])
 def test_six_steps_are_three_and_three(tmp_path: Path, kind: str) -> None:
     def fresh() -> Step:
-        return make_second_stage(**{**QUICK, "iterations": 4}) if kind == "irn-plus" else make_step(kind, **QUICK)
+        if kind == "irn-plus":
+            return make_second_stage(**{**QUICK, "iterations": 4})
+        if kind == "muon":
+            return make_step(optimiser="muon", temperature=(0.0, 1.0), **QUICK)
+        return make_step(kind, **QUICK)
 
     whole = fresh()
     events = run(whole, tmp_path / "whole")

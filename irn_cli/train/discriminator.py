@@ -9,6 +9,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from irn_cli.train import losses
+from irn_cli.train.adam import Adam
 from irn_cli.train.recipe import Recipe
 
 
@@ -52,13 +53,8 @@ class Adversary:
             self.network = Discriminator(recipe.patch).to(device)
         self.features = features.to(device) if features else None
         self.weights = list(self.network.parameters())
-        self.optimiser = torch.optim.Adam(
-            self.weights,
-            lr=recipe.discriminator_lr,
-            betas=(recipe.discriminator_beta1, recipe.discriminator_beta2),
-            fused=True,
-            capturable=device.type == "cuda",
-        )
+        betas = (recipe.discriminator_beta1, recipe.discriminator_beta2)
+        self.optimiser = Adam(self.weights, recipe.discriminator_lr, betas)
 
     def terms(self, x: Tensor, restored: Tensor) -> dict[str, Tensor]:
         """The generator's terms of Eq. 11 that this side gives."""
@@ -91,6 +87,5 @@ class Adversary:
                 dist.all_reduce(tensor)
                 tensor /= dist.get_world_size()
         norm = torch.nn.utils.get_total_norm(gradients)
-        self.optimiser.found_inf = torch.where(torch.isfinite(loss) & torch.isfinite(norm), bad, 1.0)  # type: ignore[attr-defined]
-        self.optimiser.step()
+        self.optimiser.update(torch.where(torch.isfinite(loss) & torch.isfinite(norm), bad, 1.0))
         return loss, norm

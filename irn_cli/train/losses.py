@@ -4,6 +4,7 @@ Sums over a picture and means over the batch, as the paper's. Source: Xiao et al
 2020: Eq. 10 (IRN), Eq. 11 (IRN+), and the appendix.
 """
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -32,9 +33,15 @@ def reconstruction(x: Tensor, restored: Tensor) -> Tensor:
     return charbonnier(x, restored)
 
 
-def guide(y: Tensor, bicubic: Tensor) -> Tensor:
-    """L_guide: sum (y - bicubic)^2, which keeps the small picture (before rounding) near the bicubic one."""
-    return (y - bicubic).square().sum() / len(y)
+def guide(y: Tensor, bicubic: Tensor, chroma: float = 1.0) -> Tensor:
+    """L_guide: sum (y - bicubic)^2, which keeps the small picture (before rounding) near the bicubic one.
+
+    Ours: a weight for chroma, the part of the difference that is not the same in all channels; the paper's is 1.
+    """
+    difference = y - bicubic
+    grey = difference.mean(1, keepdim=True)
+    weighted = grey + math.sqrt(chroma) * (difference - grey) if chroma != 1 else difference
+    return weighted.square().sum() / len(y)
 
 
 def distribution(z: Tensor) -> Tensor:

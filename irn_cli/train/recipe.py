@@ -17,6 +17,9 @@ from irn_cli.errors import InputError, UsageError
 
 Stage = Literal["irn", "irn-plus"]
 
+# What a checkpoint written before these keys existed was trained with.
+_BEFORE = {"optimiser": "adam", "momentum": 0.95, "temperature": (1.0, 1.0), "guide_chroma": 1.0, "anneal": 0.2}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -38,22 +41,28 @@ class Recipe:
     # Weights of the losses' terms.
     reconstruction: float
     guide: float
+    guide_chroma: float  # how much more the guide weighs differences in colour than in brightness; the paper's is 1
     distribution: float  # stage irn: sum(z^2); stage irn-plus: the adversarial term
     perceptual: float  # stage irn-plus only
     feature_scale: float  # VGG features, of torchvision's size, are multiplied by this before they are compared
-    # Adam.
+    temperature: tuple[float, float]  # range of the numbers that each crop's drawn latent is multiplied by
+    # Optimiser.
+    optimiser: Literal["adam", "muon"]  # muon: for convolutions, and Adam for biases
     lr: float  # peak learning rate
-    beta1: float
+    momentum: float  # Muon's
+    beta1: float  # Adam's
     beta2: float
-    weight_decay: float  # L2, as the paper's
+    weight_decay: float  # Adam: L2, as the paper's; Muon: share of the weights, times the rate, lost at each step
     clip: float  # largest norm of the whole gradient
     # Schedule.
     iterations: int  # steps of the generator
-    schedule: Literal["steps", "cosine"]  # steps: the rate times `decay` at each milestone; cosine: to zero
+    # steps: the rate times `decay` at each milestone; cosine: to zero; trapezoid: constant, then linear to zero
+    schedule: Literal["steps", "cosine", "trapezoid"]
     milestones: tuple[int, ...]
     decay: float
+    anneal: float  # share of the run, at its end, in which a trapezoid's rate falls
     warmup: int  # steps in which the rate rises linearly from 0; a tenth of the run at most
-    horizon: Literal["iterations", "time"]  # time: the cosine ends with the time limit, where there is one
+    horizon: Literal["iterations", "time"]  # time: the schedule ends with the time limit, where there is one
     # Stage irn-plus.
     discriminator_alone: int  # steps before the generator's first
     discriminator_lr: float
@@ -75,9 +84,9 @@ class Recipe:
     validation: int  # pictures held out of the training data where no validation directory is given
     seed: int
 
-    def __post_init__(self) -> None:
+    def __post_init__(self) -> None:  # noqa: C901  # one check after another
         positive = ("batch", "patch", "blocks", "growth", "clamp", "lr", "clip", "iterations", "jump", "patience",
-                    "setback", "log_every", "save_every", "validate_every", "feature_scale",
+                    "setback", "anneal", "log_every", "save_every", "validate_every", "feature_scale",
                     "discriminator_lr")  # fmt: skip
         for field in fields(self):
             value = getattr(self, field.name)
@@ -87,15 +96,17 @@ class Recipe:
                 raise UsageError(f"{field.name} must be greater than 0, not {value}")
             if isinstance(value, int | float) and value < 0:
                 raise UsageError(f"{field.name} must not be negative, not {value}")
-        for name in ("beta1", "beta2", "discriminator_beta1", "discriminator_beta2", "average"):
+        for name in ("momentum", "beta1", "beta2", "discriminator_beta1", "discriminator_beta2", "average"):
             if getattr(self, name) >= 1:
                 raise UsageError(f"{name} must be below 1, not {getattr(self, name)}")
+        if len(self.temperature) != 2 or not 0 <= self.temperature[0] <= self.temperature[1] < math.inf:
+            raise UsageError(f"temperature must be a range such as [0.0, 1.0], not {list(self.temperature)}")
         if self.scale not in (2, 4, 8):
             raise UsageError(f"scale must be 2, 4 or 8, not {self.scale}")
         if self.patch % self.scale or self.patch < 2 * self.scale:
             raise UsageError(f"patch must be a multiple of the scale {self.scale}, at least twice it, not {self.patch}")
-        if self.grain > 1 or self.setback >= 1:
-            raise UsageError("grain is a share of at most 1, and setback must be below 1")
+        if self.grain > 1 or self.anneal > 1 or self.setback >= 1:
+            raise UsageError("grain and anneal are shares of at most 1, and setback must be below 1")
 
     @property
     def steps(self) -> int:
@@ -114,6 +125,8 @@ class Recipe:
         rate = self.lr * min(1.0, max((step + 1) / self.warmup, 10 * progress)) if self.warmup else self.lr
         if self.schedule == "cosine":
             return rate * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+        if self.schedule == "trapezoid":
+            return rate * min(1.0, (1 - progress) / self.anneal)
         return rate * self.decay ** sum(step >= milestone for milestone in self.milestones)
 
 
@@ -154,7 +167,7 @@ def recipe_from(values: Mapping[str, Any], source: str) -> Recipe:
     Raises:
         UsageError: a key or value that this version does not know, or one that is missing.
     """
-    checked = _checked(values, source)
+    checked = _checked({**_BEFORE, **values}, source)
     if missing := {field.name for field in fields(Recipe)} - set(checked):
         raise UsageError(f"{source}: its recipe lacks {', '.join(sorted(missing))}")
     return Recipe(**checked)
@@ -198,9 +211,10 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
             raise UsageError(f"{where} must be one of {', '.join(get_args(kind))}, not {value!r}")
         return value
     if get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple) or not all(type(entry) is int for entry in value):
-            raise UsageError(f"{where} must be a list of whole numbers, not {value!r}")
-        return tuple(value)
+        number, numbers = (float, "numbers") if get_args(kind)[0] is float else (int, "whole numbers")
+        if not isinstance(value, list | tuple) or not all(type(entry) in (int, number) for entry in value):
+            raise UsageError(f"{where} must be a list of {numbers}, not {value!r}")
+        return tuple(map(number, value))
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:

@@ -1,10 +1,10 @@
-"""One optimiser step: batch, both passes, losses, gradients, guard, Adam, average; eager or as a captured CUDA graph.
+"""One training step: batch, both passes, losses, gradients, guard, update, average; eager or as a captured CUDA graph.
 
 Everything from the crops to the average is tensor arithmetic without a branch on data, so that a graph can hold it. The
-guard works the same way: it sets `found_inf`, with which fused Adam leaves weights, moments and count untouched.
+guard works the same way: it tells the optimiser in a tensor whether to leave weights and state as they are.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 
 import torch
@@ -17,9 +17,11 @@ from irn_cli.device import Precision
 from irn_cli.errors import InputError, UsageError
 from irn_cli.model import IRN, quantise
 from irn_cli.train import losses
+from irn_cli.train.adam import Adam
 from irn_cli.train.data import Pictures, Sampler, add_grain, gather, mixed_seed, shrinking_matrix
 from irn_cli.train.dense import use_lean_blocks
 from irn_cli.train.discriminator import Adversary
+from irn_cli.train.muon import Muon
 from irn_cli.train.recipe import Recipe
 
 _LEVEL_DECAY = 0.99  # of the running level that the guard compares losses with
@@ -56,7 +58,7 @@ class Step:
 
         masters (float32) -> working copy (bfloat16 convolutions) -> both passes -> losses -> gradients
                ^                                                                                  |
-               +---- average, Adam <--- found_inf <--- guard <--- norm, clipping <--- float32 ----+
+               +---- average <--- Muon or Adam <--- guard <--- norm, clipping <--- float32 -------+
 
     Under torchrun each process works on its share of the batch. All of them draw the whole batch's random numbers, so
     that the result is that of one process.
@@ -107,22 +109,8 @@ class Step:
             weight.grad = torch.zeros_like(weight)
         self.rate = torch.zeros((), device=device)
         self.averaging = torch.zeros((), device=device)
-        self.optimiser = torch.optim.Adam(
-            self.weights,
-            lr=self.rate,
-            betas=(recipe.beta1, recipe.beta2),
-            weight_decay=recipe.weight_decay,
-            fused=True,
-            capturable=device.type == "cuda",
-        )
+        self.optimiser = _optimiser(recipe, self.weights, self.rate)
         self.adversary = Adversary(recipe, device, features) if recipe.stage == "irn-plus" else None
-        for optimiser in self._optimisers():
-            for weight in optimiser.param_groups[0]["params"]:
-                optimiser.state[weight] = {
-                    "step": torch.zeros((), device=device),
-                    "exp_avg": torch.zeros_like(weight),
-                    "exp_avg_sq": torch.zeros_like(weight),
-                }
         self.guard = {
             "level": torch.zeros((), device=device),  # running level of the loss
             "seen": torch.zeros((), device=device),  # good steps so far
@@ -190,8 +178,7 @@ class Step:
             dist.all_reduce(shown)
             shown /= self.processes
         bad = self._judge(shown[0], norm)
-        self.optimiser.found_inf = bad  # type: ignore[attr-defined]
-        self.optimiser.step()
+        self.optimiser.update(bad)
         self._move_average()
         self.shown = dict(zip(["loss", *terms], shown.unbind(), strict=True)) | {"grad_norm": norm}
         if self.adversary is not None:
@@ -220,6 +207,11 @@ class Step:
         small = recipe.patch // recipe.scale
         shape = (recipe.batch, self.master.config.latent_channels, small, small)
         drawn = torch.randn(shape, generator=self.generator, device=self.device)
+        low, high = recipe.temperature
+        if low < high:
+            drawn *= low + (high - low) * torch.rand(len(drawn), 1, 1, 1, generator=self.generator, device=self.device)
+        elif high != 1:
+            drawn *= high
         share = recipe.batch // self.processes
         mine = slice(self.process * share, (self.process + 1) * share)
         x, drawn = x[mine], drawn[mine].contiguous(memory_format=torch.channels_last)
@@ -248,10 +240,10 @@ class Step:
         """Every tensor that a step changes, by name; the tensors themselves, not copies."""
         tensors = {f"guard/{name}": value for name, value in self.guard.items()}
         tensors |= {f"average/{name}": value for name, value in zip(self.names, self.average, strict=True)}
-        networks: dict[str, nn.Module] = {"weights": self.master}
+        learners: dict[str, tuple[nn.Module, Adam | Muon]] = {"weights": (self.master, self.optimiser)}
         if self.adversary is not None:
-            networks["discriminator"] = self.adversary.network
-        for (kind, network), optimiser in zip(networks.items(), self._optimisers(), strict=True):
+            learners["discriminator"] = self.adversary.network, self.adversary.optimiser
+        for kind, (network, optimiser) in learners.items():
             for name, weight in network.named_parameters():
                 tensors[f"{kind}/{name}"] = weight.detach()
                 tensors |= {f"{kind}/{name}/{key}": value for key, value in optimiser.state[weight].items()}
@@ -271,9 +263,6 @@ class Step:
                 raise InputError(f"the checkpoint is of another network: {name}: expected {want}, found {have}")
         for name, value in mine.items():
             value.copy_(tensors[name])
-
-    def _optimisers(self) -> list[torch.optim.Adam]:
-        return [self.optimiser] if self.adversary is None else [self.optimiser, self.adversary.optimiser]
 
     def _prepare(self, step: int) -> None:
         """Bring the step's picks and seed to the device; pictures that do not fit there send their crops."""
@@ -333,7 +322,10 @@ class Step:
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The generator's terms, unweighted, and the restored picture."""
         y, z, restored = passes(x, drawn)
-        terms = {"reconstruction": losses.reconstruction(x, restored), "guide": losses.guide(y, guide)}
+        terms = {
+            "reconstruction": losses.reconstruction(x, restored),
+            "guide": losses.guide(y, guide, self.recipe.guide_chroma),
+        }
         if self.adversary is None:
             terms["distribution"] = losses.distribution(z)
         else:
@@ -368,6 +360,13 @@ class Step:
         difference = torch._foreach_sub([weight.detach() for weight in self.weights], self.average)
         torch._foreach_mul_(difference, self.averaging)
         torch._foreach_add_(self.average, difference)
+
+
+def _optimiser(recipe: Recipe, weights: Sequence[nn.Parameter], rate: Tensor) -> Adam | Muon:
+    betas = (recipe.beta1, recipe.beta2)
+    if recipe.optimiser == "muon":
+        return Muon(weights, rate, momentum=recipe.momentum, betas=betas, weight_decay=recipe.weight_decay)
+    return Adam(weights, rate, betas, recipe.weight_decay)
 
 
 def fits(pixels: Tensor, device: torch.device) -> bool:
