@@ -72,7 +72,7 @@ class Score(_Quality):
     lr_bits_per_pixel: float | None  # of its file, by its own pixels
     bytes: int | None  # of the file that is kept
     bits_per_pixel: float | None  # of that file, by the original's pixels
-    seconds: float  # to make it small and large again, once; reading and measuring left out
+    seconds: float | None  # to make it small and large again, once, without reading and measuring; None if not ours
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Summary(_Quality):
     bytes: float | None
     bits_per_pixel: float | None
     psnr_y_std_over_samples: float | None  # standard deviation of the set's mean from draw to draw; None for one draw
-    seconds_per_picture: float
+    seconds_per_picture: float | None
 
 
 def flat(row: Score | Summary) -> dict[str, Any]:
@@ -240,10 +240,11 @@ class _Trial:
             restored = self.method.upscale(small, seed=self.draw.seed, temperature=self.draw.temperature, sample=sample)
             seconds += (time.perf_counter() - start) / samples
             figures.append(pool.submit(self._measure, restored.pixels))
-        return partial(self._row, small_figures, figures, seconds)
+        given = isinstance(small.source, Picture)  # it was restored before: what took time here is reading
+        return partial(self._row, small_figures, figures, None if given else seconds)
 
     def _row(
-        self, small: Future[_SmallFigures], figures: Sequence[Future[dict[str, float]]], seconds: float
+        self, small: Future[_SmallFigures], figures: Sequence[Future[dict[str, float]]], seconds: float | None
     ) -> Score | Failure:
         """Wait for the measurements and put them together."""
         try:
@@ -350,7 +351,7 @@ def _summary(scores: list[Score]) -> Summary:
         bytes=mean("bytes"),
         bits_per_pixel=mean("bits_per_pixel"),
         psnr_y_std_over_samples=_spread(draws),
-        seconds_per_picture=statistics.fmean(score.seconds for score in scores),
+        seconds_per_picture=mean("seconds"),
     )
 
 

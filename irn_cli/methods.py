@@ -3,20 +3,26 @@
 A method is a class with the few members of `Method`; `load_methods` makes those that a command line names.
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
+import numpy as np
 import torch
 
 from irn_cli import resize
+from irn_cli.codec import CodecName, encode_within
 from irn_cli.dataset import Original, unambiguous
-from irn_cli.errors import UsageError
+from irn_cli.errors import InputError, UsageError
+from irn_cli.image import read
+from irn_cli.matching import Folder
 from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
 from irn_cli.weights import DEFAULT_MODELS, load_model
 
+CODECS: tuple[CodecName, ...] = get_args(CodecName)
 BASELINES = {"bicubic": resize.bicubic, "lanczos": resize.lanczos, "area": resize.area}
 
 
@@ -25,7 +31,7 @@ class Small:
     """What a method keeps of a picture, and restores it from."""
 
     picture: Picture | None  # the small picture; None where there is none to look at
-    source: bytes | Path | None = None  # what it is restored from, where that is not the picture
+    source: bytes | Picture | None = None  # what it is restored from, where that is not the picture
     nbytes: int | None = None  # of the file that is kept; where None, that of the picture as PNG
 
 
@@ -119,21 +125,100 @@ class Baseline:
         return Picture(x.movedim(0, 2).contiguous().numpy(), mode=picture.mode)
 
 
+@dataclass(frozen=True)
+class Codec:
+    """The whole picture, encoded into as many bytes as the first method's small picture takes."""
+
+    name: CodecName
+    scale: int
+    draws = False
+    busy = False
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"kind": "codec"}
+
+    def downscale(self, original: Original) -> Small:
+        data = encode_within(original.picture, self.name, original.budget.result())
+        return Small(None, data, len(data))
+
+    def upscale(self, small: Small, *, seed: int, temperature: float, sample: int) -> Picture:
+        assert isinstance(small.source, bytes)
+        return read(io.BytesIO(small.source))
+
+
+@dataclass(frozen=True)
+class Given:
+    """What another program made of the pictures: the restored ones, and the small ones where they are there too."""
+
+    name: str
+    scale: int
+    restored: Folder
+    small: Folder | None
+    draws = False
+    busy = False
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        small = str(self.small.directory) if self.small else None
+        return {"kind": "results", "directory": str(self.restored.directory), "small_directory": small}
+
+    def downscale(self, original: Original) -> Small:
+        height, width = original.picture.size
+        restored = self._read(self.restored, original, [(height, width), original.size])
+        restored = Picture(np.ascontiguousarray(restored.pixels[:height, :width]))
+        if not self.small:
+            return Small(None, restored)
+        small = self._read(self.small, original, [(height // self.scale, width // self.scale)])
+        path = self.small.find(original.name, original.dataset)
+        return Small(Picture(small.pixels), restored, path.stat().st_size)
+
+    def upscale(self, small: Small, *, seed: int, temperature: float, sample: int) -> Picture:
+        assert isinstance(small.source, Picture)
+        return small.source
+
+    def _read(self, folder: Folder, original: Original, sizes: Sequence[tuple[int, int]]) -> Picture:
+        path = folder.find(original.name, original.dataset)
+        picture = read(path)
+        if picture.size not in sizes:
+            expected = " or ".join(f"{width} x {height}" for height, width in dict.fromkeys(sizes))
+            height, width = picture.size
+            raise InputError(f"{path}: expected {expected} pixels, found {width} x {height}")
+        return picture
+
+
+def find_results(text: str, scale: int) -> Given:
+    """Turn `NAME=DIR` or `NAME=DIR,LRDIR` into a method.
+
+    Raises:
+        UsageError: the text is something else, or a folder is not there or has no picture in it.
+    """
+    name, equals, directories = text.partition("=")
+    restored, comma, small = directories.rpartition(",")
+    if not comma or Path(directories).is_dir():
+        restored, small = directories, ""
+    if not (name and equals and restored):
+        raise UsageError(f"--results {text}: expected NAME=DIR or NAME=DIR,LRDIR")
+    return Given(name, scale, Folder(Path(restored), scale, name), Folder(Path(small), scale, name) if small else None)
+
+
 def load_methods(
     models: Sequence[str],
     baselines: Sequence[str] = (),
     scale: int | None = None,
     *,
+    results: Sequence[str] = (),
     device: str = "auto",
     precision: str = "auto",
     memory: str | int | None = None,
 ) -> list[Method]:
-    """Load models and baselines of one scale; models of one name are told apart by their paths.
+    """Load methods of one scale; models of one name are told apart by their paths.
 
     Args:
-        models: names or paths of weights. Where there are neither models nor baselines, the scale's own model.
-        baselines: names out of BASELINES.
+        models: names or paths of weights. The scale's own model where nothing is named that makes small pictures.
+        baselines: names out of BASELINES and CODECS; codecs come last, for they are held against the first method.
         scale: which one; the models' where None, and 4 where there are none.
+        results: other programs' pictures, as `find_results` takes them.
         device: as `Rescaler`'s.
         precision: as `Rescaler`'s.
         memory: as `Rescaler`'s.
@@ -143,7 +228,9 @@ def load_methods(
         WeightsError: weights are damaged.
         DeviceError: no such device.
     """
-    if not models and not baselines:
+    codecs = [name for name in CODECS if name in baselines]
+    plain = [name for name in baselines if name not in CODECS]
+    if not models and not plain and (codecs or not results):
         if (scale or 4) not in DEFAULT_MODELS:
             raise UsageError(f"no model is known for {scale}x: name one")
         models = [DEFAULT_MODELS[scale or 4]]
@@ -153,7 +240,9 @@ def load_methods(
         found = ", ".join(f"{source} is {model.config.scale}x" for source, model in zip(models, loaded, strict=True))
         raise UsageError(f"expected methods of one scale{f', {scale}x' if scale else ''}: {found}")
     at = max(scales, default=4)
-    names = unambiguous([*(model.name for model in loaded), *baselines], [*models, *baselines])
+    given = [find_results(text, at) for text in results]
+    others = [*baselines, *(method.name for method in given)]
+    names = unambiguous([*(model.name for model in loaded), *others], [*models, *others])
     rescalers = [Rescaler(model, device, precision, memory) for model in loaded]
     networks = [Network(name, rescaler) for name, rescaler in zip(names, rescalers, strict=False)]
-    return [*networks, *(Baseline(name, at) for name in baselines)]
+    return [*networks, *(Baseline(name, at) for name in plain), *given, *(Codec(name, at) for name in codecs)]

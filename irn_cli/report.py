@@ -281,8 +281,9 @@ def _difference(ours: Pair | None, theirs: Pair | None) -> Pair | None:
 
 
 def _mean_seconds(rows: Sequence[Summary]) -> float | None:
-    pictures = sum(row.pictures for row in rows)
-    return sum(row.seconds_per_picture * row.pictures for row in rows) / pictures if rows else None
+    timed = [(row.seconds_per_picture, row.pictures) for row in rows if row.seconds_per_picture is not None]
+    pictures = sum(count for _, count in timed)
+    return sum(seconds * count for seconds, count in timed) / pictures if timed else None
 
 
 def _main_table(results: Results) -> Table:

@@ -1,0 +1,71 @@
+"""Which picture of a folder belongs to which original, by their names."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from irn_cli.errors import InputError, UsageError
+from irn_cli.inputs import walk
+
+
+class Folder:
+    """A folder's pictures, found by the name of the original that they were made from.
+
+    `baby.png` is found as `baby`, and with what programs put behind a name: `_x4`, `x4`, `_SR`, `_LR`, `_rlt`, `_out`,
+    `_up4`, `_down4` and the method's own name, several of them as well; in any format that irn reads.
+    """
+
+    def __init__(self, directory: Path, scale: int, method: str = "") -> None:
+        """Look what is in a folder and below.
+
+        Args:
+            directory: the folder.
+            scale: the factor in the suffixes.
+            method: another name that may stand behind a picture's.
+
+        Raises:
+            UsageError: there is no such folder, or no picture in it.
+        """
+        if not directory.is_dir():
+            raise UsageError(f"no folder {directory}")
+        self.directory = directory
+        own = f"|[-_]{re.escape(method)}" if method else ""
+        suffix = re.compile(rf"(?:_?x{scale}|_(?:SR|LR|rlt|out|up{scale}|down{scale}){own})$", re.IGNORECASE)
+        self._found: dict[str, list[PurePosixPath]] = defaultdict(list)
+        for path in walk(directory):
+            place = PurePosixPath(path.relative_to(directory).as_posix())
+            for stem in _stems(place.stem, suffix):
+                self._found[stem].append(place)
+        if not self._found:
+            raise UsageError(f"no pictures in {directory}")
+
+    def find(self, name: str, dataset: str = "") -> Path:
+        """Find what belongs to an original.
+
+        Args:
+            name: its path within its data set.
+            dataset: its data set; where the folder has a sub-folder of that name, only what is in there counts.
+
+        Raises:
+            InputError: there is none, or more than one.
+        """
+        original = PurePosixPath(name)
+        found: Sequence[PurePosixPath] = self._found.get(original.stem, [])
+        if dataset and (self.directory / dataset).is_dir():
+            inside = [path for path in found if path.parts[0] == dataset]
+            original, found = PurePosixPath(dataset) / original, inside
+        found = [path for path in found if path.parent == original.parent] or found
+        if not found:
+            raise InputError(f"no picture for {name} in {self.directory}")
+        if len(found) > 1:
+            raise InputError(f"{len(found)} pictures for {name} in {self.directory}: {', '.join(map(str, found))}")
+        return self.directory / found[0]
+
+
+def _stems(stem: str, suffix: re.Pattern[str]) -> list[str]:
+    """A stem, and what is left of it as one suffix after another is taken off."""
+    stems = [stem]
+    while (shorter := suffix.sub("", stems[-1])) != stems[-1] and shorter:
+        stems.append(shorter)
+    return stems

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+
+from irn_cli.errors import InputError, UsageError
+from irn_cli.matching import Folder
+
+
+def folder(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["baby.png", "baby_x4.png", "babyx4.jpg", "baby_SR.png", "baby_sr.webp", "baby_rlt.png", "baby_x4_SR.png",
+     "baby_LR.png", "baby_out.png", "baby_down4.png", "baby_up4.png", "baby_EDSR.png", "baby_x4-EDSR.png"],
+)  # fmt: skip
+def test_the_usual_suffixes(tmp_path: Path, name: str) -> None:
+    found = Folder(folder(tmp_path, name, "bird.png"), 4, "EDSR")
+    assert found.find("baby.png") == tmp_path / name
+    assert found.find("bird.tif") == tmp_path / "bird.png"
+
+
+@pytest.mark.parametrize("name", ["babyx2.png", "baby_x2.png", "a_baby.png", "baby2.png", "baby_RCAN.png", "x4.png"])
+def test_other_names_belong_to_others(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=r"no picture for baby\.png in .*"):
+        Folder(folder(tmp_path, name), 4, "EDSR").find("baby.png")
+
+
+def test_a_suffix_may_be_part_of_the_original_name(tmp_path: Path) -> None:
+    assert Folder(folder(tmp_path, "img_x4_SR.png"), 4).find("img_x4.png") == tmp_path / "img_x4_SR.png"
+
+
+def test_doubled_pictures_are_named(tmp_path: Path) -> None:
+    found = Folder(folder(tmp_path, "baby.png", "baby_x4.png"), 4)
+    with pytest.raises(InputError, match=r"2 pictures for baby\.png in .*: baby\.png, baby_x4\.png"):
+        found.find("baby.png")
+
+
+def test_sub_folders(tmp_path: Path) -> None:
+    found = Folder(folder(tmp_path, "Set5/a.png", "Set14/a.png", "Set14/deep/b_x4.png", "c.png"), 4)
+    assert found.find("a.png", "Set5") == tmp_path / "Set5/a.png"
+    assert found.find("a.png", "Set14") == tmp_path / "Set14/a.png"
+    assert found.find("deep/b.png", "Set14") == tmp_path / "Set14/deep/b_x4.png"
+    assert found.find("b.png", "Set14") == tmp_path / "Set14/deep/b_x4.png"
+    assert found.find("c.png", "mine") == tmp_path / "c.png"
+    with pytest.raises(InputError, match="no picture for c"):
+        found.find("c.png", "Set5")
+    with pytest.raises(InputError, match="2 pictures for a"):
+        found.find("a.png")
+
+
+def test_names_of_one_stem_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    found = Folder(folder(tmp_path, "one/a.png", "two/a.png"), 4)
+    assert found.find("two/a.png") == tmp_path / "two/a.png"
+
+
+def test_a_folder_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no folder"):
+        Folder(tmp_path / "absent", 4)
+    with pytest.raises(UsageError, match="no pictures in"):
+        Folder(tmp_path, 4)
