@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from irn_cli.errors import InputError
+from irn_cli.report import wide_console
 
 _RESAMPLES = 10_000
 _AT_ONCE = 1 << 22  # numbers drawn at a time
@@ -186,8 +187,9 @@ def _remarks(
     return remarks
 
 
-def show(comparison: Comparison, console: Console) -> None:
-    """Print the changes as a table, then what else differs."""
+def show(comparison: Comparison, console: Console | None = None) -> None:
+    """Print the changes as a table, then what else differs; bold where the interval excludes no change at all."""
+    console = console or wide_console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("data set", "method", "metric"):
         table.add_column(name, overflow="fold")

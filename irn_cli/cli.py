@@ -412,15 +412,20 @@ _pictures, _methods, _protocol, _results = (_section(title) for title in ("Pictu
 
 @dataclass(frozen=True, kw_only=True)
 class _Eval(_Device):
-    directories: tuple[Path, ...] = _pictures("--data", type=_PATH, multiple=True, required=True, metavar="DIR",
+    directories: tuple[Path, ...] = _pictures("--data", type=_PATH, multiple=True, metavar="DIR",
         help="A folder of pictures, sub-folders included: a data set named after it.  [repeatable]")  # fmt: skip
     models: tuple[str, ...] = _methods("-m", "--model", multiple=True, type=_NAME, metavar="MODEL",
         show_default="the shipped of the scale",
         help="Weights: a name, a path, or an official .pth.  [repeatable]")  # fmt: skip
     scale: int | None = _methods("-s", "--scale", type=_SCALES, show_default="the models', or 4",
         help="How many times smaller.")  # fmt: skip
-    baselines: tuple[str, ...] = _methods("--baseline", type=click.Choice(["bicubic", "lanczos", "area"]),
-        multiple=True, help="Measure plain interpolation too.  [repeatable]")  # fmt: skip
+    baselines: tuple[str, ...] = _methods("--baseline", multiple=True,
+        type=click.Choice(["bicubic", "lanczos", "area", "jpeg", "webp", "avif"]),
+        help="Measure plain interpolation too; or a codec, which gets the full picture into as many bytes as the first "
+             "method's small one takes.  [repeatable]")  # fmt: skip
+    others: tuple[str, ...] = _methods("--results", multiple=True, metavar="NAME=DIR[,LRDIR]",
+        help="Measure pictures that another program restored, found in DIR by the originals' names (and suffixes such "
+             "as _x4 or _SR), and its small ones in LRDIR.  [repeatable]")  # fmt: skip
     samples: int = _protocol("--samples", type=click.IntRange(1), default=1, metavar="N",
         help="Draws of the latent; scores are means.")  # fmt: skip
     seed: int = _protocol("--seed", type=int, default=0, help="Which latents to draw.")
@@ -436,10 +441,16 @@ class _Eval(_Device):
         help="Write one line per picture and method.")  # fmt: skip
     force: bool = _results("--force", is_flag=True, help="Replace existing files.")
     quiet: bool = _results("-q", "--quiet", is_flag=True, help="Show no progress and no table.")
+    compared: tuple[Path, Path] | None = _results("--compare", type=_PATH, nargs=2, metavar="A.json B.json",
+        help="Measure nothing: show what changed from one --json to another, with 95 % intervals.")  # fmt: skip
 
     def __post_init__(self) -> None:
+        if not self.directories and not self.compared:
+            raise click.UsageError("Missing option '--data'.")
         if self.json_file == self.csv_file == "-":
             raise click.UsageError("--json and --csv cannot both write to standard output")
+        if self.compared and (self.directories or self.page or self.json_file or self.csv_file):
+            raise click.UsageError("--compare reads two results of --json; it measures and writes nothing")
 
 
 @_command(irn, _Eval, "eval")
@@ -452,7 +463,14 @@ def eval_(options: _Eval) -> int:
     \b
     Example:
       irn eval --data Set5 --data Set14 -m irn-x4 --samples 5 --report eval.html
+      irn eval --data Set5 --results EDSR=edsr/Set5 --baseline jpeg
+      irn eval --compare old.json new.json
     """
+    if options.compared:
+        from irn_cli import changes
+
+        changes.show(changes.compare(*map(changes.read_results, options.compared)))
+        return 0
     from irn_cli import report
     from irn_cli.dataset import find_data_sets
     from irn_cli.device import tune_allocator
@@ -466,7 +484,9 @@ def eval_(options: _Eval) -> int:
     datasets = find_data_sets(options.directories)
     tune_allocator()
     placed: dict[str, Any] = {"device": options.device, "precision": options.precision}
-    methods = load_methods(options.models, options.baselines, options.scale, memory=options.memory, **placed)
+    methods = load_methods(
+        options.models, options.baselines, options.scale, results=options.others, memory=options.memory, **placed
+    )
     protocol: dict[str, Any] = {name: getattr(options, name) for name in ("crop", "seed", "temperature", "samples")}
     rows = evaluate(methods, datasets, **protocol)
     results = report.follow(rows, report.protocol(methods, datasets, **protocol, **placed), quiet=options.quiet)

@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -104,6 +105,7 @@ def protocol(
     """Tell all that the numbers depend on; the arguments are those of `evaluate` and `load_methods`."""
     where = resolve_device(device)
     return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "scale": methods[0].scale,
         "crop": methods[0].scale if crop is None else crop,
         "seed": seed,
@@ -174,15 +176,21 @@ def comparison(results: Results) -> list[Row]:
 
 def show(results: Results, *, stderr: bool = False) -> None:
     """Print two tables, of restored pictures beside the papers' numbers and of small pictures, and what is missing."""
-    console = Console(stderr=stderr)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 160  # a file has room for five data sets
+    console = wide_console(stderr=stderr)
     console.print(caption(results.protocol), highlight=False)
     console.print(_main_table(results))
     console.print(f"\n{SMALL_CAPTION}", highlight=False)
     console.print(_small_table(results))
     if results.failures:
         console.print(f"\n{len(results.failures)} could not be measured; the means leave them out")
+
+
+def wide_console(*, stderr: bool = False) -> Console:
+    """Where tables are printed: a terminal of its own width, or a file, which has room for five data sets."""
+    console = Console(stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 160
+    return console
 
 
 def write_text(file: str, text: str, *, overwrite: bool = False) -> None:
@@ -212,8 +220,12 @@ def caption(told: dict[str, Any]) -> str:
 
 
 def to_json(results: Results) -> str:
-    """Write everything as one JSON object; an infinite PSNR, of pictures that do not differ, becomes null."""
+    """Write everything as one JSON object, described by `docs/eval.schema.json`.
+
+    An infinite PSNR, of pictures that do not differ, becomes null.
+    """
     found = {
+        "version": 1,
         "protocol": results.protocol,
         "summary": [flat(row) for row in results.summary],
         "pictures": [flat(row) for row in results.scores],

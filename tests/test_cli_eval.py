@@ -197,6 +197,11 @@ def test_an_official_checkpoint_is_a_model(irn_eval: Callable[..., Ran], tiny_mo
         (("--data", "set", "--samples", "0"), "Invalid value for '--samples'"),
         (("--data", "set", "--temperature", "-1"), "Invalid value for '--temperature'"),
         (("--data", "set", "--json", "-", "--csv", "-"), "cannot both write to standard output"),
+        (("--data", "set", "--results", "set"), "irn: --results set: expected NAME=DIR or NAME=DIR,LRDIR"),
+        (("--data", "set", "--results", "N=absent"), "irn: no folder absent"),
+        (("--data", "set", "--results", "bicubic=set", "--baseline", "bicubic"), "irn: bicubic is given twice"),
+        (("--data", "set", "--baseline", "png"), "Invalid value for '--baseline'"),
+        (("--compare", "a.json", "b.json", "--data", "set"), "it measures and writes nothing"),
         (("--data", "set", "--baseline", "area", "--device", "toaster"), "irn: unknown device 'toaster'"),
     ],
 )
@@ -223,3 +228,36 @@ def test_ctrl_c_is_130_and_writes_nothing(irn_eval: Callable[..., Ran], monkeypa
     ran = irn_eval("--data", "set", "--baseline", "area", "--json", "all.json")
     assert ran.status == 130
     assert not Path("all.json").exists()
+
+
+def test_other_programs_and_codecs_are_rows(irn_eval: Callable[..., Ran]) -> None:
+    for kind, size in (("sr", (68, 60)), ("lr", (17, 15))):
+        Path(kind).mkdir()
+        for name in ("a", "b"):
+            Image.open(f"set/{name}.png").crop((0, 0, 68, 60)).resize(size).save(f"{kind}/{name}_x4.png")
+    Path("sr/b_x4.png").unlink()
+    ran = irn_eval("--data", "set", "--baseline", "jpeg", "--baseline", "bicubic", "--results", "Theirs=sr,lr",
+                   "--json", "-")  # fmt: skip
+    assert ran.status == 1
+    assert "irn: set/b.png (Theirs): no picture for b.png in sr\n" in ran.err
+    assert "1 could not be measured" in ran.err
+    found = json.loads(ran.out)
+    rows = {(row["method"], row["name"]): row for row in found["pictures"]}
+    assert list(rows) == [("bicubic", "a.png"), ("Theirs", "a.png"), ("jpeg", "a.png"), ("bicubic", "b.png"),
+                          ("jpeg", "b.png")]  # fmt: skip
+    assert rows["Theirs", "a.png"]["psnr_y"] is None  # infinite
+    assert rows["jpeg", "a.png"]["bytes"] <= rows["bicubic", "a.png"]["bytes"]
+    assert [method["kind"] for method in found["protocol"]["methods"]] == ["baseline", "results", "codec"]
+    assert found["protocol"]["methods"][1]["small_directory"] == "lr"
+
+
+def test_two_runs_are_compared(irn_eval: Callable[..., Ran]) -> None:
+    for name in ("area", "lanczos"):
+        assert irn_eval("--data", "set", "--baseline", name, "--json", f"{name}.json", "-q").status == 0
+    ran = irn_eval("--compare", "area.json", "lanczos.json")
+    assert (ran.status, ran.err) == (0, "")
+    rows = [" ".join(line.split()) for line in ran.out.splitlines()]
+    assert any(row.startswith("set area → lanczos PSNR Y ") and row.endswith(" 2/0/0") for row in rows)
+    Path("area.json").write_text("{}")
+    ran = irn_eval("--compare", "area.json", "lanczos.json")
+    assert ran == (1, "", "irn: area.json is not what irn eval --json writes\n")

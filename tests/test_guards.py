@@ -32,8 +32,8 @@ FLOORS = (
     {"methods"},
     {"evaluate", "batch"},
     {"train"},
-    {"report", "monitor", "changes"},
-    {"page"},
+    {"report", "monitor"},
+    {"page", "changes"},
     {"cli"},
     {"__main__"},
 )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,6 +22,7 @@ from irn_cli.evaluate import Failure, Score, evaluate
 from irn_cli.methods import Baseline, Method, Network
 from irn_cli.page import _worst_spot, render
 from irn_cli.report import Results, comparison, follow, protocol, show, show_pair, to_csv, to_json
+from tests.helpers import ROOT
 
 METRICS = [
     {"key": key, "label": label, "digits": digits, "higher_is_better": True}
@@ -44,6 +46,7 @@ def results(*rows: Score | Failure, scale: int = 4, methods: tuple[str, ...] = (
     scores = tuple(row for row in rows if isinstance(row, Score))
     sets = dict.fromkeys(row.dataset for row in rows)
     told = {
+        "date": "2026-01-02T03:04:05+00:00",
         "scale": scale,
         "crop": scale,
         "seed": 0,
@@ -59,7 +62,7 @@ def results(*rows: Score | Failure, scale: int = 4, methods: tuple[str, ...] = (
         "datasets": [{"name": name, "directory": f"/data/{name}", "pictures": 2} for name in sets],
         "device": "cpu",
         "precision": "fp32",
-        "versions": {"irn": "0", "torch": "0"},
+        "versions": dict.fromkeys(("irn", "python", "torch", "numpy", "pillow"), "0"),
     }
     return Results(told, scores, tuple(row for row in rows if isinstance(row, Failure)))
 
@@ -134,7 +137,7 @@ def test_a_difference_of_nothing_has_no_minus() -> None:
 
 def test_json(found: Results) -> None:
     read = json.loads(to_json(found), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert list(read) == ["protocol", "summary", "pictures", "failures"]
+    assert list(read) == ["version", "protocol", "summary", "pictures", "failures"]
     assert read["protocol"] == found.protocol
     row = read["summary"][1]
     assert {key: row[key] for key in ("method", "dataset", "pictures", "psnr_y", "lr_psnr_y")} == {
@@ -150,6 +153,25 @@ def test_json(found: Results) -> None:
     ]
     assert read["pictures"][0]["psnr_y_samples"] == [35.9, 36.1]
     assert read["failures"][0]["name"] == "broken.png"
+
+
+SCHEMA = jsonschema.Draft202012Validator(json.loads((ROOT / "docs" / "eval.schema.json").read_text(encoding="utf-8")))
+
+
+def test_json_is_what_the_schema_says(found: Results, measured: tuple[Results, list[Method], list[DataSet]]) -> None:
+    SCHEMA.check_schema(SCHEMA.schema)
+    for each in (found, measured[0]):
+        SCHEMA.validate(json.loads(to_json(each)))
+    written = json.loads(to_json(found))
+    for row in (written["summary"][0], written["pictures"][0], written["protocol"], written["protocol"]["methods"][0]):
+        for key in [key for key in row if key not in ("psnr_y_samples", "datasets")]:
+            value = row.pop(key)
+            assert not SCHEMA.is_valid(written), f"the schema does not ask for {key}"
+            row[key] = value
+    written["pictures"][0]["lpips"] = 0.125
+    assert SCHEMA.is_valid(written)
+    written["pictures"][0]["lpips"] = "low"
+    assert not SCHEMA.is_valid(written)
 
 
 def test_csv(found: Results) -> None:
