@@ -1,6 +1,5 @@
 """Guards of the house: who may import whom, what importing may do, and that nothing goes undocumented."""
 
-import ast
 import inspect
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+from importlinter.cli import lint_imports
 
 import irn_cli
 from irn_cli.cli import irn
@@ -18,64 +18,13 @@ from irn_cli.image import MAX_PIXELS
 PACKAGE = Path(irn_cli.__file__).parent
 ROOT = PACKAGE.parent
 
-# A module imports only from lower floors; `batch` and `train` stand for sub-packages, each of an order of its own.
-FLOORS = (
-    {"errors"},
-    {"files"},
-    {"tensors"},
-    {"model", "device", "resize", "metrics", "record", "latent"},
-    {"engine", "weights", "alpha", "artifact", "picture"},
-    {"rescale", "embedded"},
-    {"image"},
-    {"inputs"},
-    {"dataset", "matching", "codec"},
-    {"methods"},
-    {"evaluate", "batch"},
-    {"train"},
-    {"report", "monitor"},
-    {"page", "changes"},
-    {"cli"},
-    {"__main__"},
-)
-ORDERS = {
-    "batch": ("plan", "work", "line", "progress"),
-    "train": ("recipe", "data", "dense", "losses", "discriminator", "checkpoint", "step", "job", "trainer"),
-}
-
-
-def imported(path: Path) -> Iterator[str]:
-    """Dotted names under `irn_cli` that a file imports, anywhere in it, as seen from the package."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}: relative import"
-            if node.module in ("irn_cli.batch", "irn_cli.train"):
-                yield from (f"{node.module.removeprefix('irn_cli.')}.{alias.name}" for alias in node.names)
-            elif node.module and node.module.startswith("irn_cli."):
-                yield node.module.removeprefix("irn_cli.")
-            elif node.module == "irn_cli":
-                yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (
-                alias.name.removeprefix("irn_cli.") for alias in node.names if alias.name.startswith("irn_cli.")
-            )
-
 
 def modules() -> list[Path]:
     return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_modules_import_only_from_lower_floors(path: Path) -> None:
-    floors = {name: floor for floor, names in enumerate(FLOORS) for name in names}
-    room = path.relative_to(PACKAGE).with_suffix("").parts
-    for name in imported(path):
-        other = name.split(".")
-        if other[0] not in floors:
-            assert (other[0], path.stem) in {("__version__", "cli")}, f"{path.name} imports {name}, which has no floor"
-        elif room[0] == other[0] and (order := ORDERS.get(room[0])):
-            assert order.index(other[1]) < order.index(room[1]), f"{path.name} imports {name}"
-        else:
-            assert floors[other[0]] < floors[room[0]], f"{path.name} imports {name}"
+def test_modules_import_only_from_the_layers_below() -> None:
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
 
 
 def fresh_python(code: str) -> str:
