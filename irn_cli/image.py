@@ -1,7 +1,7 @@
 """Pictures read from files and written to them, with all that travels along: the only user of Pillow's I/O.
 
 Whatever comes in becomes 8-bit RGB (and alpha), upright, with its metadata; each loss on the way is told in
-`Picture.warnings`. Rows are converted a band at a time: a 48-megapixel picture never exists twice as a whole.
+`Picture.warnings`.
 """
 
 import io
@@ -10,16 +10,14 @@ import os
 import re
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
 from irn_cli.embedded import find_record, png_chunks, without_record, xmp_with_record
 from irn_cli.errors import InputError, OutputError, RecordError, UsageError
@@ -27,6 +25,7 @@ from irn_cli.files import atomic_write
 from irn_cli.latent import latent_path, write_latent
 from irn_cli.picture import Picture
 from irn_cli.record import Record, Restored
+from irn_cli.samples import EXPECTED, Stored, inspect, to_rgb
 
 # What `read` may be able to read.
 SUFFIXES = frozenset(
@@ -52,8 +51,6 @@ _LOSSY: dict[str, tuple[str, dict[str, Any]]] = {
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": "4:4:4"}),
 }
 _LONGEST = {"WEBP": 16383, "JPEG": 65500}  # pixels a side
-_REDUCED = "samples of more than 8 bits were reduced to 8"
-_BAND = 256  # rows converted at a time
 _MAX_TEXT = 1 << 26  # bytes of a PNG's compressed text or colour profile, unpacked
 _LIMIT = threading.Lock()  # held where Pillow's own limit, which is global, is another
 
@@ -92,9 +89,9 @@ def read(source: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIX
             raise InputError(f"{_name(source)} has {frames} frames or pages; expected a picture of one")
         if getattr(image, "tag_v2", {}).get(ExifTags.Base.NewSubfileType) == 1:
             raise InputError(f"{_name(source)} shows but a preview, as raw files of cameras do; expected the picture")
-        reduced = image.mode in _TARGETS and _has_deep_samples(image)
+        stored = inspect(image)
         image.load()
-        return _picture(image, [_REDUCED] if reduced else [])
+        return _picture(image, stored)
 
 
 def peek(source: str | os.PathLike[str] | BinaryIO) -> Header:
@@ -186,7 +183,10 @@ def _opened(source: str | os.PathLike[str] | BinaryIO) -> Iterator[ImageFile.Ima
     except MemoryError:
         raise InputError(f"cannot read {name}: not enough memory") from None
     except Exception as error:  # decoders of foreign bytes raise nearly anything: struct.error, SyntaxError ...
-        raise InputError(f"cannot read {name}: {str(error) or type(error).__name__}") from error
+        told = str(error) or type(error).__name__
+        if told in ("unknown pixel mode", "unknown raw mode for given image mode"):
+            told = f"samples of an unknown kind; {EXPECTED}"
+        raise InputError(f"cannot read {name}: {told}") from error
     finally:
         if stream is not source:
             stream.close()
@@ -220,19 +220,9 @@ def _name(source: str | os.PathLike[str] | BinaryIO) -> str:
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else "standard input"
 
 
-def _has_deep_samples(image: ImageFile.ImageFile) -> bool:
-    """Whether the decoder that is about to run will keep the upper 8 bits of more without a word."""
-    if image.format == "AVIF" and image.fp:  # its configuration box has a flag for 10 and 12 bits
-        image.fp.seek(0)
-        _, _, box = image.fp.read(1 << 16).partition(b"av1C")
-        return len(box) > 2 and bool(box[2] & 0x40)
-    # The others name it in their raw mode: `RGB;16B`.
-    raw_modes = (tile.args if isinstance(tile.args, str) else tile.args[0] for tile in image.tile if tile.args)
-    return any("16" in str(mode) for mode in raw_modes)
-
-
-def _picture(image: Image.Image, warnings: list[str]) -> Picture:
+def _picture(image: Image.Image, stored: Stored) -> Picture:
     """Convert a decoded image."""
+    warnings: list[str] = []
     try:
         record, full_alpha = find_record(image)
     except RecordError as error:
@@ -240,17 +230,7 @@ def _picture(image: Image.Image, warnings: list[str]) -> Picture:
         record = full_alpha = None
     orientation, exif = _exif(image, warnings)
     icc = image.info.get("icc_profile") or None
-    height, width = image.size[::-1] if orientation <= 4 else image.size
-    pixels = np.empty((height, width, 3), np.uint8)
-    alpha = np.empty((height, width), np.uint8) if image.has_transparency_data else None
-    convert, mode = _converter(image, icc, alpha is not None, warnings)
-    for top in range(0, image.height, _BAND):
-        rows = slice(top, min(top + _BAND, image.height))
-        band = convert(image.crop((0, rows.start, image.width, rows.stop)))  # (rows, W, 1 to 4)
-        if alpha is not None:
-            _as_stored(alpha, orientation)[rows] = band[..., -1]
-            band = band[..., :-1]
-        _as_stored(pixels, orientation)[rows] = band  # one grey channel fills all three
+    pixels, alpha, mode = to_rgb(image, stored, orientation, icc, warnings)
     xmp = image.info.get("xmp")
     return Picture(
         pixels,
@@ -264,73 +244,6 @@ def _picture(image: Image.Image, warnings: list[str]) -> Picture:
         full_alpha,
         warnings=tuple(warnings),
     )
-
-
-_Convert = Callable[[Image.Image], NDArray[np.uint8]]
-_TARGETS = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBX": "RGB",
-            "RGBA": "RGBA", "RGBa": "RGBA", "YCbCr": "RGB"}  # fmt: skip
-
-
-def _converter(image: Image.Image, icc: bytes | None, transparent: bool, warnings: list[str]) -> tuple[_Convert, str]:
-    """How to turn bands of this image into 8-bit samples, (rows, W, channels) with alpha last; and its colour mode."""
-    if image.mode.startswith("I;16"):
-        warnings.append(_REDUCED)
-        return partial(_from_16_bits, hidden=image.info["transparency"] if transparent else None), "L"
-    if image.mode == "CMYK":
-        return _cmyk_converter(icc, warnings), "RGB"
-    if image.mode not in _TARGETS:
-        raise InputError(f"samples of kind {image.mode!r}; expected 8 or 16 bits of RGB, grey or CMYK")
-    target = _TARGETS[image.mode]
-    if image.mode == "P":
-        palette = np.array(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
-        target = "L" if (palette == palette[:, :1]).all() else "RGB"
-    if transparent and not target.endswith("A"):
-        target += "A"
-
-    def convert(band: Image.Image) -> NDArray[np.uint8]:
-        samples = np.asarray(band if band.mode == target else band.convert(target))
-        return samples[..., None] if samples.ndim == 2 else samples
-
-    return convert, target.removesuffix("A")
-
-
-def _from_16_bits(band: Image.Image, hidden: int | None) -> NDArray[np.uint8]:
-    """Grey of 16 bits as 8; where one level is transparent, with the alpha."""
-    samples = np.asarray(band).astype(np.uint32)
-    grey = ((samples + 128) // 257).astype(np.uint8)
-    return np.stack([grey] if hidden is None else [grey, np.where(samples == hidden, 0, 255).astype(np.uint8)], 2)
-
-
-def _cmyk_converter(icc: bytes | None, warnings: list[str]) -> _Convert:
-    """CMYK through its embedded profile into sRGB; without a profile, by the plain formula."""
-    if icc:
-        try:
-            transform = ImageCms.buildTransform(
-                io.BytesIO(icc),
-                ImageCms.createProfile("sRGB"),
-                "CMYK",
-                "RGB",
-                ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                ImageCms.Flags.BLACKPOINTCOMPENSATION,
-            )
-        except ImageCms.PyCMSError:
-            warnings.append("CMYK was converted to sRGB; its colour profile is damaged: colours may shift")
-        else:
-            warnings.append("CMYK was converted to sRGB through its colour profile")
-            return lambda band: np.asarray(ImageCms.applyTransform(band, transform))
-    else:
-        warnings.append("CMYK was converted to sRGB; it has no colour profile: colours may shift")
-    return lambda band: np.asarray(band.convert("RGB"))
-
-
-def _as_stored(upright: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """A view of an upright picture whose rows are those of its file, for each of EXIF's eight orientations."""
-    view = upright.swapaxes(0, 1) if orientation > 4 else upright
-    if orientation in (3, 4, 6, 7):
-        view = view[::-1]
-    if orientation in (2, 3, 7, 8):
-        view = view[:, ::-1]
-    return view
 
 
 # Tags of a TIFF's first directory that describe the picture and not how it is stored: description, make, model,
