@@ -13,9 +13,10 @@ tile, the rows roll: each convolution gets a few more rows of its input at a tim
 """
 
 import math
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -44,6 +45,7 @@ _CUDA_HAAR_NUMBERS = 1 << 24  # a GPU would spend its time on calls
 
 Progress = Callable[[float], None]
 Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -147,17 +149,17 @@ class Engine:
         threads = self._threads()
         done, total = 0, sum(half.cost * (given.numel() // half.channels) for half in self._halves)
         u = given.to(self._device) if self._plan(given.nbytes) else given
-        with _Workers(threads) as workers, ieee_float32():
+        with Workers(threads) as workers, ieee_float32():
             for half in reversed(self._halves) if upscaling else self._halves:
                 if u.shape[2] != half.channels:
-                    u = _haar(u, upscaling, workers)
+                    u = haar(u, upscaling, workers)
                 work = partial(self._apply, half, u, upscaling, workers.stopped)
                 for tile in workers.run(work, self._tiles(u.shape[0], u.shape[1], threads)):
                     done += half.cost * (tile.bottom - tile.top) * (tile.right - tile.left)
                     if progress:
                         progress(done / total)
             if upscaling:
-                u = _haar(u, upscaling, workers)
+                u = haar(u, upscaling, workers)
         return u if u.data_ptr() == given.data_ptr() else given.view(u.shape).copy_(u)
 
     def _threads(self) -> int:
@@ -166,25 +168,10 @@ class Engine:
 
     def _plan(self, nbytes: int) -> bool:
         """Decide, from the memory there is, whether a map fits the device and how many positions a tile may hold."""
-        budget = self._memory
-        self._positions = self._most
-        if self._device.type == "cuda":
-            cached = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
-            free = int(0.9 * (torch.cuda.mem_get_info(self._device)[0] + cached))
-            budget = free if budget is None else min(budget, free)
-        if budget is None:
-            return True
-        on_device = self._device.type == "cpu" or nbytes <= budget / 2
-        threads = max(self._threads(), 1)
-        left = (budget - nbytes if on_device else budget) // threads
         each = max(half.bytes_per_position for half in self._halves)
-        least = (_FEWEST_ROWS + 3) * (_FEWEST_COLUMNS + 2 * REACH + _ALIGNMENT) * each
-        if left < least:
-            needed = budget + (least - left) * threads
-            raise DeviceError(
-                f"this picture needs at least {needed / 1e6:.0f} MB, and {budget / 1e6:.0f} MB are allowed"
-            )
-        self._positions = min(self._most, left // each)
+        least = (_FEWEST_ROWS + 3) * (_FEWEST_COLUMNS + 2 * REACH + _ALIGNMENT)
+        on_device, positions = plan_memory(self._device, self._memory, nbytes, each, least)
+        self._positions = min(self._most, positions)
         return on_device
 
     def _tiles(self, height: int, width: int, threads: int) -> list[Tile]:
@@ -199,7 +186,7 @@ class Engine:
         return Tile(0, height, 0, width).grid(min(rows, math.ceil(height / _FEWEST_ROWS)), columns)
 
     @torch.inference_mode()
-    def _apply(self, half: "_Half", u: Tensor, upscaling: bool, stopped: threading.Event, tile: Tile) -> None:
+    def _apply(self, half: "_Half", u: Tensor, upscaling: bool, stopped: threading.Event, tile: Tile) -> Tile:
         """Run half a coupling block over a tile; where the device's memory gives out, go on with fewer rows at once."""
         height, width, _ = u.shape
         bottom = min(tile.bottom + REACH, height)
@@ -217,7 +204,7 @@ class Engine:
             try:
                 for outputs in half.dense.roll(source, at_once, at_top=top == 0, at_bottom=bottom == height):
                     if stopped.is_set():
-                        return
+                        return tile
                     end = begin + len(outputs[0])
                     rows = slice(max(row, begin), min(end, tile.bottom))
                     if rows.start < rows.stop:
@@ -236,6 +223,38 @@ class Engine:
                 torch.cuda.empty_cache()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # so that progress is true and an interrupt soon over
+        return tile
+
+
+def plan_memory(device: torch.device, memory: int | None, nbytes: int, each: int, least: int) -> tuple[bool, int]:
+    """Share out a device's memory between maps and tiles.
+
+    Args:
+        device: where the tiles are computed.
+        memory: the most bytes allowed; None is what there is.
+        nbytes: of the maps.
+        each: bytes that a position of a tile takes.
+        least: positions of the smallest tile.
+
+    Returns:
+        Whether the maps fit the device beside the tiles, and the most positions that a tile may hold.
+
+    Raises:
+        DeviceError: the memory does not suffice even for the smallest tile.
+    """
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = int(0.9 * (torch.cuda.mem_get_info(device)[0] + cached))
+        memory = free if memory is None else min(memory, free)
+    if memory is None:
+        return True, sys.maxsize
+    on_device = device.type == "cpu" or nbytes <= memory / 2
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    left = (memory - nbytes if on_device else memory) // threads
+    if left < least * each:
+        needed = memory + (least * each - left) * threads
+        raise DeviceError(f"this picture needs at least {needed / 1e6:.0f} MB, and {memory / 1e6:.0f} MB are allowed")
+    return on_device, left // each
 
 
 class _Half:
@@ -313,7 +332,7 @@ class _Dense:
         # does x2 where F's result is wanted in float32.
         channels = firsts[0].weight.shape[1]
         self._twice = channels if dtype == torch.bfloat16 and (channels == 3 or last != dtype) else 0
-        make = partial(_Convolution.of, twice=self._twice, device=device)
+        make = partial(Convolution.of, twice=self._twice, device=device)
         self._first = make(firsts, dtype=dtype)  # they read the same
         self._blocks = []  # for each, of each window what convolves it
         for *convs, conv5 in zip(*rest, strict=True):
@@ -377,7 +396,7 @@ class _Window:
         convolve: the convolution; a second one of the same rows gives what the next window holds in their place.
     """
 
-    def __init__(self, *convolve: "_Convolution") -> None:
+    def __init__(self, *convolve: "Convolution") -> None:
         self._convolve = convolve
         self._kept: Tensor | None = None
 
@@ -405,7 +424,7 @@ class _Window:
         return f, instead[0] if instead else rows[:, :, known]
 
 
-class _Convolution:
+class Convolution:
     """A 3x3 convolution; zeros beside the columns, and above and below if asked for.
 
     A processor multiplies 16 numbers at once, and F's last convolution gives 3. There the outputs of four neighbours
@@ -448,7 +467,7 @@ class _Convolution:
         return f.permute(0, 2, 3, 1).reshape(1, f.shape[2], rows.shape[3], -1).permute(0, 3, 1, 2)
 
 
-def _haar(u: Tensor, upscaling: bool, workers: "_Workers") -> Tensor:
+def haar(u: Tensor, upscaling: bool, workers: "Workers") -> Tensor:
     """Transform the map in place, a few rows of 2x2 blocks at a time; `model.Haar` says what is computed."""
     height, width, channels = u.shape
     if upscaling:
@@ -478,7 +497,7 @@ def _haar_rows(blocks: Tensor, bands: Tensor, upscaling: bool, rows: slice) -> N
         bands[rows] = torch.stack([left + right, left - right, down + across, down - across], 2).div_(4)
 
 
-class _Workers:
+class Workers:
     """Threads that share the tiles of a pass; torch gives each one thread, and keeps the caller's as they are.
 
     A lone tile is the caller's, with all the threads that torch has there, and so are all beside a GPU: a thread of its
@@ -503,14 +522,9 @@ class _Workers:
         # A thread's own setting is also what torch gives to threads that start later: put back the caller's.
         torch.set_num_threads(torch.get_num_threads())
 
-    def run(self, work: Callable[[Part], None], parts: Sequence[Part]) -> Iterator[Part]:
-        """Do the work on every part, and yield each that is done; the first error ends it all."""
+    def run(self, work: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
+        """Do the work on every part, and yield the results in the parts' order; the first error ends it all."""
         if self._pool is None or len(parts) == 1:  # handing a lone one over would take longer than many a small tile
-            for part in parts:
-                work(part)
-                yield part
-            return
-        futures = {self._pool.submit(work, part): part for part in parts}
-        for future in as_completed(futures):
-            future.result()
-            yield futures[future]
+            yield from map(work, parts)
+        else:
+            yield from self._pool.map(work, parts)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from irn_cli import engine
-from irn_cli.engine import Engine, Tile, _Convolution
+from irn_cli.engine import Convolution, Engine, Tile
 from irn_cli.errors import DeviceError
 from irn_cli.metrics import crop_border, luma, psnr
 from irn_cli.model import IRN, quantise
@@ -243,15 +243,15 @@ def test_out_of_memory_on_the_device_retries_with_less(
     x = photo(190, 130)
     expected = plain_downscale(model, x)
     refused: list[int] = []
-    convolve = _Convolution.__call__
+    convolve = Convolution.__call__
 
-    def meagre(self: _Convolution, rows: Tensor, padding: int) -> Tensor:
+    def meagre(self: Convolution, rows: Tensor, padding: int) -> Tensor:
         if self.weight.shape[1] > 3 and rows.shape[2] > most:
             refused.append(rows.shape[2])
             raise torch.OutOfMemoryError("played")
         return convolve(self, rows, padding)
 
-    monkeypatch.setattr(_Convolution, "__call__", meagre)
+    monkeypatch.setattr(Convolution, "__call__", meagre)
     most = 40
     assert_same(Engine(model, CPU, "fp32").downscale(x), expected)
     assert refused
