@@ -1,6 +1,10 @@
 """Fixtures that several test modules use."""
 
 import os
+
+# Threads that wait in a loop for each other cost the suite three times its work; they are to sleep, before torch loads.
+os.environ["OMP_WAIT_POLICY"] = "passive"
+
 import signal
 from collections.abc import Callable
 from pathlib import Path
