@@ -17,7 +17,7 @@ from irn_cli.alpha import enlarge_alpha, fill_hidden, shrink_alpha
 from irn_cli.artifact import THRESHOLD, artifact_mask, find_artifact
 from irn_cli.device import Precision, parse_memory, resolve_device, resolve_precision, trim_memory
 from irn_cli.engine import Engine, Progress
-from irn_cli.errors import InputError
+from irn_cli.errors import Code, InputError
 from irn_cli.latent import Latent
 from irn_cli.metrics import luma, psnr
 from irn_cli.model import IRN
@@ -126,7 +126,7 @@ class Rescaler:
         artifact = find_artifact(small, reference)
         if artifact.deviation > THRESHOLD:
             if on_artifact == "fail":
-                raise InputError(str(artifact))
+                raise InputError(str(artifact), Code.ARTIFACT)
             if on_artifact == "bicubic":
                 small, outcome = self._blend(pixels, small, reference, progress)
                 warnings.append(f"{artifact}; {outcome}")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import pytest
 import torch
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
+from PIL import Image
 
+from irn_cli import cli
 from irn_cli.cli import irn
 from irn_cli.errors import UsageError, WeightsError
 from irn_cli.model import IRN
 from irn_cli.weights import load_model, read_info, save_model
+from tests.helpers import make_tiny_model, photo_like
 
 
 def run(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -45,6 +49,77 @@ def test_wrong_usage_is_status_2() -> None:
     assert done.stderr.count("\n") == 1
     assert "No such option" in run("weights", "list", "--nonsense", status=2).stderr
     assert "Missing argument" in run("weights", "show", status=2).stderr
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`main(*arguments)` does all that `irn` does, in this process, and gives the exit status."""
+    for name in ("tune_allocator", "tune_convolutions"):  # settings of a process, and this one has other tests to run
+        monkeypatch.setattr(f"irn_cli.device.{name}", lambda *_: None)
+    monkeypatch.setattr("gc.freeze", lambda: None)
+
+    def call(*arguments: str) -> int:
+        monkeypatch.setattr("sys.argv", ["irn", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0)
+
+    return call
+
+
+@pytest.mark.parametrize("ask", [["--debug"], []])
+def test_a_traceback_is_shown_to_who_asks(
+    main: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ask: list[str]
+) -> None:
+    command = ["weights", "show", "nonsense"]
+    if not ask:
+        assert main(*command) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+        monkeypatch.setenv("IRN_DEBUG", "1")
+    for place in (0, len(command)):
+        with warnings.catch_warnings():
+            assert main(*command[:place], *ask, *command[place:]) == 2
+        errors = capsys.readouterr().err
+        assert errors.startswith("Traceback (most recent call last):\n")
+        assert "\nirn: no model named 'nonsense'" in errors
+
+
+def test_an_error_of_ours_is_one_line_that_says_so(
+    main: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("irn_cli.weights.list_weights", lambda: [][0])
+    assert main("weights", "list") == 1
+    expected = "irn: unexpected IndexError: list index out of range; this is a bug in irn: please report it with what "
+    assert capsys.readouterr().err == expected + "--debug shows\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["downscale", "in", "-o", "out", "--device", "cpu"],
+        ["upscale", "in", "-s", "2", "-o", "out", "--device", "cpu"],
+        ["eval", "--data", "in", "--baseline", "bicubic", "--device", "cpu"],
+        ["train", "--data", "in", "--val", "in", "-s", "2", "--config", "tiny.toml", "--patch", "32", "--dry-run"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_what_libraries_warn_of_is_not_shown(
+    main: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    command: list[str],
+) -> None:  # fmt: skip
+    (tmp_path / "w").mkdir()
+    for scale in (2, 4):
+        save_model(tmp_path / "w" / f"irn-x{scale}.safetensors", make_tiny_model(scale))
+    monkeypatch.setenv("IRN_WEIGHTS", str(tmp_path / "w"))
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    Path("tiny.toml").write_text("blocks = 1\ngrowth = 8\n")
+    damaged = b"Exif\0\0II*\0\xff\xff\xff\x7f" + b"\x07" * 40
+    Image.fromarray(photo_like(48, 64)).save("in/a.jpg", exif=damaged)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert main(*command) == 0, capsys.readouterr().err
+    assert not seen
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

@@ -1,0 +1,71 @@
+"""The files that a command line means."""
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from irn_cli.errors import InputError, UsageError
+from irn_cli.inputs import STREAM, find_pictures, parse_shard, read_list, walk
+
+
+@pytest.fixture(autouse=True)
+def _tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("in/a.png", "in/x/b.PNG", "in/x/y/c.png", "in/.hidden/d.png", "in/x/.e.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (3, 2)).save(name)
+    Path("in/f.heic").touch()
+    Path("in/notes.txt").touch()
+
+
+def test_a_directory_is_searched_to_the_bottom() -> None:
+    found = find_pictures(["in"])
+    assert [str(source.path) for source in found] == ["in/a.png", "in/f.heic", "in/x/b.PNG", "in/x/y/c.png"]
+    assert [str(source.place) for source in found] == [".", ".", "x", "x/y"]
+    assert not any(source.named for source in found)
+    assert found[0].header
+    assert found[0].header.size == (2, 3)
+    assert found[1].header is None
+    assert [str(path) for path in walk(Path("in"))] == ["in/a.png", "in/x/b.PNG", "in/x/y/c.png"]
+
+
+def test_named_files_lie_relative_to_what_holds_all_of_them() -> None:
+    found = find_pictures(["in/x/y/c.png"], ["in/a.png", "in/x/y/c.png"])
+    assert [(str(source.path), str(source.place)) for source in found] == [("in/x/y/c.png", "x/y"), ("in/a.png", ".")]
+    assert all(source.named for source in found)
+    (stream,) = find_pictures(["-"])
+    assert (stream.path, stream.named) == (STREAM, True)
+
+
+def test_patterns_are_mirrored_from_their_first_wildcard() -> None:
+    found = find_pictures(["in/**/*.png"])
+    assert [(str(source.path), str(source.place)) for source in found] == [("in/a.png", "."), ("in/x/y/c.png", "x/y")]
+
+
+def test_what_is_not_there_is_found_with_its_reason() -> None:
+    found = find_pictures(["in/a.png", "none.png", "in/*.jpg", "in/.hidden/..", ""])
+    missing = {str(source.path): source.missing for source in found if source.missing}
+    assert missing == {
+        "none.png": "no such file or directory: none.png",
+        "in/*.jpg": "no file matches in/*.jpg",
+        ".": "no such file or directory: ",
+    }
+    with pytest.raises(InputError, match=r"no such file or directory: none\.png"):
+        find_pictures(["none.png"])
+
+
+def test_lists() -> None:
+    assert read_list(io.BytesIO(b"a b.png\r\n\n\xff.png"), zeros=False) == ["a b.png", os.fsdecode(b"\xff.png")]
+    assert read_list(io.BytesIO(b"a\n.png\0b\0"), zeros=True) == ["a\n.png", "b"]
+
+
+def test_shards() -> None:
+    assert parse_shard("2/3", {}) == (2, 3)
+    tasks = {"ID": "14", "MIN": "10", "STEP": "2", "COUNT": "3"}
+    assert parse_shard("slurm", {f"SLURM_ARRAY_TASK_{name}": value for name, value in tasks.items()}) == (3, 3)
+    for wrong in ("0/3", "4/3", "3", "a/b", "slurm"):
+        with pytest.raises(UsageError, match="--shard"):
+            parse_shard(wrong, {})
