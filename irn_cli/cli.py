@@ -589,7 +589,7 @@ _recipe, _training = _section("Recipe"), _section("Run")
 
 @dataclass(frozen=True, kw_only=True)
 class _Train(_Device):
-    data: tuple[Path, ...] = _pictures("--data", multiple=True, type=_PATH, required=True, metavar="DIR",
+    data: tuple[Path, ...] = _pictures("--data", multiple=True, type=_PATH, metavar="DIR",
         help="Folder of training pictures, searched at any depth.  [repeatable]")  # fmt: skip
     validation: Path | None = _pictures("--val", type=_PATH, metavar="DIR",
         show_default="a few training pictures, held out", help="Folder of validation pictures.")  # fmt: skip
@@ -607,13 +607,18 @@ class _Train(_Device):
     seed: int | None = _recipe("--seed", type=int, help="What all random numbers depend on.")
     vgg: Path | None = _recipe("--vgg", type=_PATH, metavar="FILE",
         help="VGG19 weights for irn-plus, in torchvision's layout (.pth or .safetensors).")  # fmt: skip
-    vgg_input: Literal["torchvision", "oxford"] = _recipe("--vgg-input", type=click.Choice(["torchvision", "oxford"]),
-        default="torchvision", help="What they expect: normalised RGB, or BGR levels minus a mean.")  # fmt: skip
+    vgg_input: Literal["torchvision", "oxford"] | None = _recipe("--vgg-input",
+        type=click.Choice(["torchvision", "oxford"]), show_default="torchvision",
+        help="What they expect: normalised RGB, or BGR levels minus a mean.")  # fmt: skip
     run: Path | None = _training("-o", "--output", metavar="RUN", type=_PATH, show_default="runs/RECIPE-xSCALE",
         help="The run's directory.")  # fmt: skip
     init: str | None = _training("--init", type=_NAME, metavar="WEIGHTS",
         help="Start from these weights: a name or a path.")  # fmt: skip
-    resume: bool = _training("--resume", is_flag=True, help="Continue the run in its directory, with its own recipe.")
+    resume: str | None = _training("--resume", is_flag=False, flag_value="", type=_NAME, metavar="RUN",
+        help="Continue this run with its own recipe and pictures; without a name, the one of -o.")  # fmt: skip
+    anneal: str | None = _training("--anneal", metavar="40m",
+        help="Leave the run of --resume as it is; continue it in -o, with a rate that falls to zero in this time."
+    )  # fmt: skip
     force: bool = _training("--force", is_flag=True, help="Start anew where the directory holds a run.")
     stop_after: int | None = _training("--stop-after", type=click.IntRange(1), metavar="N",
         help="End cleanly after N steps in this call.")  # fmt: skip
@@ -624,6 +629,15 @@ class _Train(_Device):
     quiet: bool = _training("-q", "--quiet", is_flag=True, help="Show only what went wrong.")
     memory: str | None = _network("--memory", metavar="SIZE", show_default="a third of what there is",
         help="Most main memory for decoded training pictures, as 2GB; more are mapped from a file.")  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.resume == "" and self.run is None:
+            raise UsageError("--resume needs a run: name its directory")
+        if self.anneal and self.time_limit:
+            raise UsageError("--anneal is a time limit of its own: leave out --time-limit")
+
+    def resume_from(self) -> Path | None:
+        return self.run if self.resume == "" else Path(self.resume) if self.resume else None
 
 
 @_command(irn, _Train)
@@ -638,14 +652,14 @@ def train(options: _Train) -> int:
     Example:
       irn train --data DIV2K -s 4 -o runs/mine
       irn train --data photos --init irn-x2 --recipe irn-shipped --time-limit 9m
+      irn train --resume runs/mine
     """
     from irn_cli.device import tune_allocator, tune_convolutions
     from irn_cli.monitor import RunConsole, follow, stopping
     from irn_cli.train.job import Request, parse_duration, prepare, processes
     from irn_cli.train.recipe import recipe_toml
-    from irn_cli.train.trainer import Limits, train
+    from irn_cli.train.trainer import train
 
-    limits = Limits(parse_duration(options.time_limit) if options.time_limit else None, options.stop_after)
     tune_allocator()
     tune_convolutions(options.precision)
     with processes(options.device) as device:
@@ -659,8 +673,11 @@ def train(options: _Train) -> int:
             },
             run=options.run,
             init=options.init,
-            resume=options.resume,
+            resume=options.resume_from(),
+            anneal=parse_duration(options.anneal) if options.anneal else None,
             force=options.force,
+            time_limit=parse_duration(options.time_limit) if options.time_limit else None,
+            stop_after=options.stop_after,
             vgg=options.vgg,
             vgg_input=options.vgg_input,
             device=device,
@@ -683,7 +700,7 @@ def train(options: _Train) -> int:
                 job.notes,
                 validation=job.validation,
                 checkpoint=job.checkpoint,
-                limits=limits,
+                limits=job.limits,
                 interrupted=interrupted,
             )
             reason = follow(events, job.run, job.step.recipe, console, quiet=options.quiet)

@@ -55,15 +55,16 @@ def test_a_run_leaves_what_it_promises_and_resumes(train: Train, tmp_path: Path)
     assert "restored" in result.stderr
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {"checkpoint.safetensors", "curve.svg", "log.jsonl", "preview.png", "recipe.toml",
-                     "validation.txt", "weights.safetensors"}  # fmt: skip
+                     "request.json", "validation.txt", "weights.safetensors"}  # fmt: skip
     notes = read_info(tmp_path / "run" / "weights.safetensors").notes
     assert notes["steps"] == "3"
     assert notes["data"] == f"{COUNT} pictures of photos"
     assert notes["recipe"].startswith("irn with scale = 2")
     assert load_model(tmp_path / "run" / "weights.safetensors").config.scale == 2
 
-    resumed = train("--data", str(PHOTOS), "--val", str(PHOTOS), "-o", "run", "--resume", "--iterations", "5", "-q",
-                    "--device", "cpu")  # fmt: skip
+    resumed = train("--resume", "run", "--iterations", "5", "--device", "cpu")
+    assert f"{COUNT} pictures to train on, {COUNT} to validate on" in resumed.stderr
+    assert "bit for bit" not in resumed.stderr
     assert resumed.return_value == 0, resumed.exception
     assert load_checkpoint(tmp_path / "run").counters.step == 5
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -72,8 +73,10 @@ def test_a_run_leaves_what_it_promises_and_resumes(train: Train, tmp_path: Path)
 
 
 def test_a_dry_run_writes_nothing(train: Train, tmp_path: Path) -> None:
-    result = train(*COMMON, "-o", "run", "--dry-run", "--lr", "1e-3")
+    result = train(*COMMON, "-o", "run", "--dry-run", "--lr", "1e-3", "--vgg", "vgg.pth")
     assert result.return_value == 0
+    assert "none held out to validate on: fewer than ten pictures" in result.stderr
+    assert "--vgg is not used: stage irn compares no features" in result.stderr
     assert "lr = 0.001\n" in result.stdout
     assert not (tmp_path / "run").exists()
 
@@ -142,7 +145,11 @@ def test_starting_weights_bring_their_network(train: Train, tmp_path: Path) -> N
         (["--data", str(PHOTOS), "--init", "nothing"], "no model named 'nothing'"),
         (["--data", str(PHOTOS), "--recipe", "irn-plus"], "continues IRN weights: name them with --init"),
         (["--data", str(PHOTOS), "--recipe", "irn-plus", "--init", "x2.safetensors"], "VGG19 features"),
-        (["--data", str(PHOTOS), "--resume"], "--resume needs the run's directory"),
+        (["--resume"], "--resume needs a run: name its directory"),
+        (["-s", "2"], "nothing to train on: --data names a folder"),
+        (["--data", str(PHOTOS), "--anneal", "9m"], "--anneal takes the rate of a run to zero: name the run"),
+        (["--resume", "run", "-o", "new", "--anneal", "9m", "--time-limit", "9m"], "leave out --time-limit"),
+        (["--resume", "run", "-o", "new", "--anneal", "soon"], "'soon' is no time limit"),
         (["--data", str(PHOTOS), "--resume", "-o", "nowhere"], "nothing to resume"),
         (["--data", str(PHOTOS), "--resume", "-o", "nowhere", "--init", "x"], "leave out --recipe and --init"),
         (["--data", str(PHOTOS), "--time-limit", "soon"], "'soon' is no time limit"),
@@ -176,13 +183,93 @@ def test_a_second_stage_resumes_with_the_features_it_had(train: Train, tmp_path:
     assert result.exception is None, result.exception
     assert "discriminator" in result.stderr
     assert read_info(tmp_path / "run" / "weights.safetensors").notes["vgg_input"] == "oxford"
-    assert "of oxford input: give --vgg-input oxford" in str(train(*common, "--resume").exception)
-    result = train(*common, "--resume", "--vgg-input", "oxford")
+    wrong = train(*common, "--resume", "--vgg-input", "torchvision")
+    assert "of oxford input: leave out --vgg-input" in str(wrong.exception)
+    result = train("--resume", "run", "--device", "cpu")
     assert result.exception is None, result.exception
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "grad_norm" in row]
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert ["perceptual" in row for row in rows] == ["loss" in row for row in rows] == [False, True, True]
+
+
+CONSTANT = TINY + 'schedule = "trapezoid"\nanneal = 0.5\noptimiser = "muon"\niterations = 8\n'
+
+
+def test_a_branch_takes_the_rate_to_zero_and_leaves_its_run_alone(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(CONSTANT)
+    assert train(*COMMON, "-o", "run", "--stop-after", "3", "-q").return_value == 0
+    files = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+
+    result = train("--resume", "run", "--anneal", "3s", "-o", "branch", "-q", "--device", "cpu")
+    assert result.return_value == 0, result.exception
+    assert files == {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    rows = [json.loads(line) for line in (tmp_path / "branch" / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["ended"] == "time"
+    rates = [row["lr"] for row in rows if "loss" in row]
+    assert rates[:4] == [2e-4] * 4, "three steps of the run's, and the first of its own"
+    assert sorted(rates[3:], reverse=True) == rates[3:]
+    assert rates[-1] < 1e-4
+    checkpoint = load_checkpoint(tmp_path / "branch")
+    assert checkpoint.counters.progress == 1.0
+    assert checkpoint.counters.step == len(rates) > 4
+    assert checkpoint.notes["recipe"].endswith("; its rate taken to zero in 3 s")
+    load_model(tmp_path / "branch" / "weights.safetensors")
+    assert train("--resume", "run", "--device", "cpu", "-q").return_value == 0  # to its own end
+    assert load_checkpoint(tmp_path / "run").counters.step == 8
+
+
+def test_an_interrupted_branch_resumes_with_the_time_that_is_left(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(CONSTANT)
+    assert train(*COMMON, "-o", "run", "--stop-after", "1", "-q").return_value == 0
+    begin = ["--resume", "run", "--anneal", "100h", "-o", "branch", "--stop-after", "2", "-q", "--device", "cpu"]
+    assert train(*begin).return_value == 0
+    left = 1 - load_checkpoint(tmp_path / "branch").counters.progress
+    assert 0.99 < left < 1
+    request = tmp_path / "branch" / "request.json"
+    remembered = json.loads(request.read_text())
+    assert remembered["time_limit"] == 360_000
+    request.write_text(json.dumps({**remembered, "time_limit": 1.0}))  # a second in all, most of which is left
+    assert train("--resume", "branch", "-q", "--device", "cpu").return_value == 0
+    assert load_checkpoint(tmp_path / "branch").counters.progress == 1.0
+    assert json.loads(request.read_text())["time_limit"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "arguments", "message"),
+    [
+        ("iterations = 2\n", ["-o", "new"], 'run has no constant rate to come down from: its schedule is "steps"'),
+        (CONSTANT.replace("= 8", "= 2"), ["-o", "new"], "run is past its constant stage, after 50% of its schedule"),
+        (CONSTANT, [], "--anneal leaves the run as it is: name the directory of the new one with -o"),
+        (CONSTANT, ["-o", "./run"], "--anneal leaves the run as it is: name the directory of the new one with -o"),
+        (CONSTANT, ["-o", "other"], "other holds a run already"),
+    ],
+)
+def test_runs_that_cannot_be_branched(
+    train: Train, tmp_path: Path, recipe: str, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "tiny.toml").write_text(recipe)
+    assert train(*COMMON, "-o", "run", "--stop-after", "1", "-q").return_value == 0
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "checkpoint.safetensors").write_bytes(b"of another run")
+    result = train("--resume", "run", "--anneal", "9m", *arguments)
+    assert isinstance(result.exception, UsageError), result.exception
+    assert message in str(result.exception)
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_a_continued_run_does_otherwise_is_told(train: Train, tmp_path: Path) -> None:
+    assert train(*COMMON, "-o", "run", "--stop-after", "1", "-q").return_value == 0
+    smaller = train("--resume", "run", "--patch", "16", "--dry-run", "--device", "cpu")
+    assert "crops of 16x16 where the run had 32x32" in smaller.stderr
+    assert "not the pictures" not in smaller.stderr
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rocket.jpg").write_bytes((PHOTOS / "rocket.jpg").read_bytes())
+    assert "not the pictures" in train("--resume", "run", "--data", "data", "--dry-run", "--device", "cpu").stderr
+    (tmp_path / "run" / "request.json").write_text("{")
+    assert "request.json is damaged" in str(train("--resume", "run").exception)
+    (tmp_path / "run" / "request.json").unlink()  # as an earlier version left it
+    assert "--data names a folder" in str(train("--resume", "run").exception)
 
 
 def test_a_run_is_not_overwritten_by_mistake(train: Train, tmp_path: Path) -> None:

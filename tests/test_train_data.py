@@ -1,6 +1,7 @@
 """Training data: reading, caching, cropping, the guide, grain."""
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -63,13 +64,28 @@ def test_beyond_the_limit_a_mapped_cache_is_made_and_reused(folder: Path, monkey
         raise AssertionError("decoded again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(data, "_decode", never)
+        patched.setattr(data, "read", never)
         again = load_pictures(paths, 4, 32, limit=0)
     assert torch.equal(again.pixels, in_memory.pixels)
     assert torch.equal(again.places, in_memory.places)
 
     os.utime(folder / "a.png", (1, 1))
     assert load_pictures(paths, 4, 32, limit=0).stamp != in_memory.stamp
+
+
+def test_a_cache_that_no_run_used_for_a_month_is_removed(folder: Path) -> None:
+    load_pictures([folder / "a.png"], 4, 32, limit=0)
+    load_pictures([folder / "b.png"], 4, 32, limit=0)
+    old = time.time() - 40 * 24 * 3600
+    for path in data.cache_directory().iterdir():
+        os.utime(path, (old, old))
+    kept = load_pictures([folder / "b.png"], 4, 32, limit=0)  # swept before it is looked up: decoded again
+    assert {path.stem for path in data.cache_directory().iterdir()} == {kept.stamp}
+    recent = time.time() - 20 * 24 * 3600
+    for path in data.cache_directory().iterdir():
+        os.utime(path, (recent, recent))
+    load_pictures([folder / "b.png"], 4, 32, limit=0)
+    assert min(path.stat().st_mtime for path in data.cache_directory().glob("*.json")) > recent + 1
 
 
 def test_held_out_are_the_same_files_wherever_they_lie() -> None:

@@ -6,6 +6,7 @@ depends on data: the same code runs eagerly on a CPU and inside a captured CUDA 
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -25,6 +26,8 @@ from irn_cli.errors import InputError, IrnError
 from irn_cli.files import atomic_write
 from irn_cli.image import read
 from irn_cli.resize import bicubic
+
+_KEPT_SECONDS = 30 * 24 * 3600  # how long decoded pictures are kept that no run uses
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +70,11 @@ def load_pictures(paths: Sequence[Path], scale: int, smallest: int, limit: int |
         InputError: not one picture can be used.
         OutputError: the cache cannot be written.
     """
-    stamp = _stamp(paths, scale, smallest)
+    stamp = picture_stamp(paths, scale, smallest)
     index, mapped = cache_directory() / f"{stamp}.json", cache_directory() / f"{stamp}.pixels"
+    _sweep_cache()
     if index.is_file() and mapped.is_file():  # the index is written last: with it, the pixels are whole
+        index.touch()
         known = json.loads(index.read_text(encoding="utf-8"))
         return _mapped(mapped, known["places"], stamp, known["skipped"])
     limit = physical_memory() // 3 if limit is None else limit
@@ -108,14 +113,22 @@ def cache_directory() -> Path:
     return Path(platformdirs.user_cache_dir("irn", appauthor=False)) / "training"
 
 
+def _sweep_cache() -> None:
+    """Remove what no run has used for a month; a run that still does keeps its pixels until it ends."""
+    for index in cache_directory().glob("*.json"):
+        if time.time() - index.stat().st_mtime > _KEPT_SECONDS:
+            index.unlink(missing_ok=True)
+            index.with_suffix(".pixels").unlink(missing_ok=True)
+
+
 def _mapped(path: Path, places: Sequence[Sequence[int]], stamp: str, skipped: Sequence[str]) -> Pictures:
     start, height, width = places[-1]
     pixels = torch.from_file(str(path), shared=False, size=3 * (start + height * width), dtype=torch.uint8)
     return Pictures(pixels.view(-1, 3), torch.tensor(places), stamp, tuple(skipped))
 
 
-def _stamp(paths: Sequence[Path], scale: int, smallest: int) -> str:
-    """What the decoded pixels depend on: which files, as they are now, and how they are cropped."""
+def picture_stamp(paths: Sequence[Path], scale: int, smallest: int) -> str:
+    """Changes with what decoded pixels depend on: which files, as they are now, and how they are cropped."""
     digest = hashlib.sha256(repr((scale, smallest)).encode())
     for path in paths:
         status = path.stat()

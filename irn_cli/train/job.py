@@ -1,5 +1,6 @@
-"""From what a user asks for to a job that can run: processes, recipe, pictures, network, step."""
+"""From what a user asks for to a training job that can run: processes, recipe, pictures, network, step."""
 
+import json
 import os
 import platform
 import re
@@ -19,35 +20,41 @@ from irn_cli.files import atomic_write, require_writable
 from irn_cli.model import IRN, IRNConfig
 from irn_cli.train import checkpoint as checkpoints
 from irn_cli.train.checkpoint import Checkpoint, load_checkpoint
-from irn_cli.train.data import Pictures, hold_out, load_pictures
+from irn_cli.train.data import Pictures, hold_out, load_pictures, picture_stamp
 from irn_cli.train.losses import VGGFeatures, VGGInput
 from irn_cli.train.recipe import Recipe, load_recipe, read_config, recipe_toml
 from irn_cli.train.step import Step
+from irn_cli.train.trainer import Limits
 from irn_cli.weights import load_model, weights_hash
+
+_REQUEST = "request.json"
 
 
 @dataclass(frozen=True)
 class Request:
     """What a user asks for; None where they leave it to us."""
 
-    data: tuple[Path, ...]
+    data: tuple[Path, ...] = ()
     validation: Path | None = None
     recipe: str | None = None
     config: Path | None = None
     overrides: Mapping[str, Any] | None = None  # values of a recipe's keys; None where not given
-    run: Path | None = None
+    run: Path | None = None  # the run's directory
     init: str | None = None
-    resume: bool = False
+    resume: Path | None = None  # the run to continue
+    anneal: float | None = None  # branch off the run to continue, and take its rate to zero in so many seconds
     force: bool = False
+    time_limit: float | None = None  # seconds of work
+    stop_after: int | None = None  # steps
     vgg: Path | None = None
-    vgg_input: VGGInput = "torchvision"
+    vgg_input: VGGInput | None = None
     device: str = "auto"
     precision: str = "auto"
     memory: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class TrainingJob:
     """A run that can start."""
 
     step: Step
@@ -56,22 +63,10 @@ class Job:
     validation: DataSet | None
     checkpoint: Checkpoint | None  # what is resumed
     notes: Mapping[str, str]  # for the header of the exported weights
-    seen: bool  # whether it is validated on pictures that it is trained on
-
-    @property
-    def remarks(self) -> list[str]:
-        """What the user should know before it starts."""
-        step = self.step
-        held = f"{len(self.validation.pictures)} to validate on" if self.validation else "none to validate on"
-        lines = [f"{len(self.pictures)} pictures to train on, {held}; {_hardware(step.device)}, {step.precision}"]
-        if self.seen:
-            lines.append("it is validated on pictures that it is trained on: other pictures will come back worse")
-        lines += [f"left out: {reason}" for reason in self.pictures.skipped[:5]]
-        if len(self.pictures.skipped) > 5:
-            lines.append(f"left out: {len(self.pictures.skipped) - 5} more")
-        if self.checkpoint is not None and self.checkpoint.stamp != self.pictures.stamp:
-            lines.append("these are not the pictures that the run had: it will not go on bit for bit as it would have")
-        return lines
+    limits: Limits  # what ends this call before its recipe does
+    remarks: tuple[str, ...]  # what the user should know before it starts
+    remembered: Mapping[str, Any]  # what a later call that continues the run need not repeat
+    branched: Path | None = None  # the run that it continues in a directory of its own
 
     def open(self) -> None:
         """Make the run's directory and note in it what is run.
@@ -79,16 +74,29 @@ class Job:
         Raises:
             OutputError: that is not possible.
         """
-        if self.checkpoint is None:
-            try:
-                for name in (checkpoints.NAME, "log.jsonl"):
-                    (self.run / name).unlink(missing_ok=True)
-            except OSError as error:
-                raise OutputError(f"cannot write to {self.run}: {error.strerror or error}") from error
-        held = [] if self.validation is None else [f"{path}\n" for path in self.validation.pictures]
-        for name, text in (("recipe.toml", recipe_toml(self.step.recipe)), ("validation.txt", "".join(held))):
+        validation = () if self.validation is None else self.validation.pictures
+        files = {
+            "recipe.toml": recipe_toml(self.step.recipe),
+            "validation.txt": "".join(f"{path}\n" for path in validation),
+            _REQUEST: json.dumps(self.remembered, indent=2) + "\n",
+        }
+        try:
+            if self.checkpoint is None or self.branched is not None:
+                (self.run / checkpoints.NAME).unlink(missing_ok=True)
+                files["log.jsonl"] = self._log_so_far()
+        except OSError as error:
+            raise OutputError(f"cannot write to {self.run}: {error.strerror or error}") from error
+        for name, text in files.items():
             with atomic_write(self.run / name, overwrite=True) as stream:
                 stream.write(text.encode())
+
+    def _log_so_far(self) -> str:
+        """A branch's log begins with that of its run, up to where it branches off."""
+        if self.checkpoint is None or self.branched is None:
+            return ""
+        path, step = self.branched / "log.jsonl", self.checkpoint.counters.step
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        return "".join(line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= step)
 
 
 @contextmanager
@@ -108,7 +116,7 @@ def processes(device: str) -> Iterator[str]:
         dist.destroy_process_group()
 
 
-def prepare(request: Request) -> Job:
+def prepare(request: Request) -> TrainingJob:
     """Find, read and check everything that a run needs; writes nothing but the cache of decoded pictures.
 
     Raises:
@@ -117,6 +125,10 @@ def prepare(request: Request) -> Job:
         OutputError: the run's directory cannot be written.
         WeightsError: weights are damaged.
     """
+    if request.resume is not None:
+        request = _repeated(request, request.resume)
+    if not request.data:
+        raise UsageError("nothing to train on: --data names a folder of pictures")
     checkpoint, model, recipe, run = _what_to_train(request)
     require_writable(run / checkpoints.NAME, overwrite=True)  # what follows may take minutes
     device = resolve_device(request.device)
@@ -127,11 +139,14 @@ def prepare(request: Request) -> Job:
     limit = (parse_memory(request.memory) if request.memory else physical_memory() // 3) // sharing
     pictures = load_pictures(training, recipe.scale, recipe.patch, limit)
     step = Step(model, recipe, pictures, device, precision, features)
-    notes = checkpoint.notes if checkpoint else _notes(request, model, recipe, pictures, step)
-    seen = validation is not None and not {path.resolve() for path in training}.isdisjoint(
-        path.resolve() for path in validation.pictures
-    )
-    return Job(step, run, pictures, validation, checkpoint, notes, seen)
+    notes = dict(checkpoint.notes) if checkpoint else _notes(request, model, recipe, pictures, step)
+    if request.anneal:
+        notes["recipe"] = f"{notes.get('recipe', 'unknown')}; its rate taken to zero in {request.anneal:.0f} s"
+    limits = Limits(_seconds(request, recipe, checkpoint), request.stop_after)
+    remarks = _remarks(request, step, training, pictures, validation, checkpoint)
+    remembered = _remembered(request, recipe, checkpoint, limits)
+    branched = request.resume if request.resume and run.resolve() != request.resume.resolve() else None
+    return TrainingJob(step, run, pictures, validation, checkpoint, notes, limits, remarks, remembered, branched)
 
 
 def parse_duration(text: str) -> float:
@@ -152,16 +167,24 @@ def _what_to_train(request: Request) -> tuple[Checkpoint | None, IRN, Recipe, Pa
     """The network and the recipe: a resumed run's own, or a named recipe's with the weights to start from."""
     given = {key: value for key, value in (request.overrides or {}).items() if value is not None}
     config = read_config(request.config) if request.config else {}
-    if request.resume:
+    if request.resume is not None:
         if request.init or request.recipe:
             raise UsageError("--resume continues a run with its own recipe and weights: leave out --recipe and --init")
-        if request.run is None:
-            raise UsageError("--resume needs the run's directory (-o)")
-        checkpoint = load_checkpoint(request.run)
+        checkpoint = load_checkpoint(request.resume)
+        run = request.run or request.resume
+        same = run.resolve() == request.resume.resolve()
+        if request.anneal is not None:
+            if same:
+                raise UsageError("--anneal leaves the run as it is: name the directory of the new one with -o")
+            checkpoint = _branch(checkpoint, request.resume)
         recipe = replace(checkpoint.recipe, **{**config, **given})
         model = _fresh(checkpoint.config, recipe.seed)  # its weights come with the checkpoint's other tensors
-        _check_scale(recipe, model, str(request.run))
-        return checkpoint, model, recipe, request.run
+        _check_scale(recipe, model, str(request.resume))
+        if not same:
+            _require_no_run(run, request)
+        return checkpoint, model, recipe, run
+    if request.anneal is not None:
+        raise UsageError("--anneal takes the rate of a run to zero: name the run with --resume")
     recipe = load_recipe(request.recipe or "irn")
     start = load_model(request.init) if request.init else None
     own = {"scale": start.config.scale} if start else {}
@@ -172,9 +195,106 @@ def _what_to_train(request: Request) -> tuple[Checkpoint | None, IRN, Recipe, Pa
     model = start or _fresh(IRNConfig(blocks, recipe.growth, recipe.clamp), recipe.seed)
     _check_scale(recipe, model, str(request.init))
     run = request.run or Path("runs") / f"{request.recipe or 'irn'}-x{recipe.scale}"
+    _require_no_run(run, request)
+    return None, model, recipe, run
+
+
+def _require_no_run(run: Path, request: Request) -> None:
     if (run / checkpoints.NAME).exists() and not request.force:
         raise UsageError(f"{run} holds a run already: --resume continues it, --force starts anew")
-    return None, model, recipe, run
+
+
+def _branch(checkpoint: Checkpoint, run: Path) -> Checkpoint:
+    """Where a run stands in its constant stage, to be continued with a rate that falls to zero over a time limit."""
+    recipe, counters = checkpoint.recipe, checkpoint.counters
+    if recipe.schedule != "trapezoid":
+        raise UsageError(f'{run} has no constant rate to come down from: its schedule is "{recipe.schedule}"')
+    if counters.progress >= 1 - recipe.anneal:
+        raise UsageError(f"{run} is past its constant stage, after {counters.progress:.0%} of its schedule")
+    recipe = replace(recipe, anneal=1.0, horizon="time")
+    return replace(checkpoint, recipe=recipe, counters=replace(counters, progress=0.0))
+
+
+def _seconds(request: Request, recipe: Recipe, checkpoint: Checkpoint | None) -> float | None:
+    """The time limit: where it is the schedule's, a call that continues a run gets what is left of it."""
+    if checkpoint is None or request.anneal is not None or recipe.horizon != "time":
+        return request.anneal or request.time_limit
+    before = _recall(request.resume).get("time_limit") if request.resume else None
+    left = before and before * (1 - checkpoint.counters.progress)
+    return request.time_limit or left
+
+
+def _remembered(request: Request, recipe: Recipe, checkpoint: Checkpoint | None, limits: Limits) -> dict[str, Any]:
+    """What a call that continues the run need not repeat."""
+    left = 1 - checkpoint.counters.progress if checkpoint else 1.0
+    return {
+        "data": [str(path.resolve()) for path in request.data],
+        "validation": request.validation and str(request.validation.resolve()),
+        "vgg": str(request.vgg.resolve()) if request.vgg and recipe.stage == "irn-plus" else None,
+        "time_limit": limits.seconds / left if limits.seconds and left else None,  # that of the whole schedule
+    }
+
+
+def _recall(run: Path) -> dict[str, Any]:
+    """What was remembered; nothing where the run is of an earlier version."""
+    try:
+        remembered: dict[str, Any] = json.loads((run / _REQUEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{run / _REQUEST} is damaged: {error}") from error
+    return remembered
+
+
+def _repeated(request: Request, run: Path) -> Request:
+    """The request, with what it leaves out as the run had it."""
+    before = _recall(run)
+    vgg = request.vgg or (before.get("vgg") and Path(before["vgg"]))
+    if request.data:  # maybe others, that are to be validated on others too
+        return replace(request, vgg=vgg)
+    validation = request.validation or (before.get("validation") and Path(before["validation"]))
+    return replace(request, data=tuple(map(Path, before.get("data", ()))), validation=validation, vgg=vgg)
+
+
+def _remarks(
+    request: Request,
+    step: Step,
+    training: list[Path],
+    pictures: Pictures,
+    validation: DataSet | None,
+    checkpoint: Checkpoint | None,
+) -> tuple[str, ...]:
+    """What the user should know before the run starts."""
+    recipe = step.recipe
+    held = f"{len(validation.pictures)} to validate on" if validation else "none to validate on"
+    lines = [f"{len(pictures)} pictures to train on, {held}; {_hardware(step.device)}, {step.precision}"]
+    if validation is None and recipe.validation:
+        lines.append("none held out to validate on: fewer than ten pictures; --val names a folder of others")
+    if validation and not {path.resolve() for path in training}.isdisjoint(map(Path.resolve, validation.pictures)):
+        lines.append("it is validated on pictures that it is trained on: other pictures will come back worse")
+    lines += [f"left out: {reason}" for reason in pictures.skipped[:5]]
+    if len(pictures.skipped) > 5:
+        lines.append(f"left out: {len(pictures.skipped) - 5} more")
+    if request.init:
+        lines.append("starting weights come without an optimiser's state: results fall at first; --resume brings it")
+    if request.vgg and recipe.stage != "irn-plus":
+        lines.append("--vgg is not used: stage irn compares no features")
+    if checkpoint is not None:
+        lines += _differences(checkpoint, recipe, training, pictures)
+    return tuple(lines)
+
+
+def _differences(checkpoint: Checkpoint, recipe: Recipe, training: list[Path], pictures: Pictures) -> list[str]:
+    """Why a continued run does not go on as it would have."""
+    lines, before = [], checkpoint.recipe
+    if checkpoint.stamp not in (pictures.stamp, picture_stamp(training, before.scale, before.patch)):
+        lines.append("these are not the pictures that the run had: it will not go on bit for bit as it would have")
+    if recipe.patch != before.patch:
+        lines.append(
+            f"crops of {recipe.patch}x{recipe.patch} where the run had {before.patch}x{before.patch}: it will not go "
+            "on bit for bit as it would have"
+        )
+    return lines
 
 
 def _features(request: Request, recipe: Recipe, checkpoint: Checkpoint | None) -> VGGFeatures | None:
@@ -186,10 +306,12 @@ def _features(request: Request, recipe: Recipe, checkpoint: Checkpoint | None) -
             "this recipe compares VGG19 features: give their file (--vgg), for example torchvision's from "
             "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth, or set perceptual = 0 in --config"
         )
-    before = request.vgg_input if checkpoint is None else checkpoint.notes.get("vgg_input", request.vgg_input)
-    if before != request.vgg_input:
-        raise UsageError(f"the run's VGG19 features are of {before} input: give --vgg-input {before}")
-    return VGGFeatures(request.vgg, request.vgg_input, recipe.feature_scale)
+    before = checkpoint.notes.get("vgg_input") if checkpoint else None
+    if before and request.vgg_input not in (None, before):
+        raise UsageError(f"the run's VGG19 features are of {before} input: leave out --vgg-input")
+    return VGGFeatures(
+        request.vgg, "oxford" if "oxford" in (before, request.vgg_input) else "torchvision", recipe.feature_scale
+    )
 
 
 def _check_scale(recipe: Recipe, model: IRN, source: str) -> None:
@@ -243,7 +365,7 @@ def _notes(request: Request, model: IRN, recipe: Recipe, pictures: Pictures, ste
         "software": f"torch {torch.__version__}, Python {platform.python_version()}",
     }
     if recipe.stage == "irn-plus" and recipe.perceptual:
-        notes["vgg_input"] = request.vgg_input
+        notes["vgg_input"] = request.vgg_input or "torchvision"
     if request.init:
         notes["init"] = f"{model.name} revision {model.revision}, {weights_hash(model.state_dict())[:12]}"
     return notes
