@@ -199,6 +199,8 @@ def train(  # noqa: C901  # one loop that is read from top to bottom
                 yield latest
         spent += step.agree(clock.lap())
 
+    if timed and reason == "time":  # saving and validating take time too, in which the schedule does not move
+        counters = replace(counters, progress=1.0)
     if step.process == 0:
         _save(step, run, counters, notes)
         yield Saved(counters.step)
