@@ -20,8 +20,9 @@ from irn_cli.model import quantise
 from irn_cli.rescale import Rescaler
 from irn_cli.train import step as step_module
 from irn_cli.train.checkpoint import load_checkpoint
+from irn_cli.train.job import Limits
 from irn_cli.train.step import Step
-from irn_cli.train.trainer import Ended, Limits, Logged, Saved, SetBack, Validated, train
+from irn_cli.train.trainer import Ended, Logged, Saved, SetBack, Validated, train
 from irn_cli.weights import load_model
 from tests.test_engine import PHOTOS, assert_same, photo, plain_downscale, plain_upscale, received
 from tests.test_train_step import copies, make_second_stage, make_step, same

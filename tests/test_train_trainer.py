@@ -22,8 +22,9 @@ from irn_cli.rescale import Rescaler
 from irn_cli.train import checkpoint as checkpoints
 from irn_cli.train import trainer
 from irn_cli.train.checkpoint import load_checkpoint
+from irn_cli.train.job import Limits
 from irn_cli.train.step import Step
-from irn_cli.train.trainer import Clock, Ended, Event, Limits, Logged, Saved, SetBack, Validated, train
+from irn_cli.train.trainer import Clock, Ended, Event, Logged, Saved, SetBack, Validated, train
 from irn_cli.weights import load_model, read_info
 from tests.test_train_step import copies, make_second_stage, make_step, poison, same
 

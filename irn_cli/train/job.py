@@ -24,7 +24,6 @@ from irn_cli.train.data import Pictures, hold_out, load_pictures, picture_stamp
 from irn_cli.train.losses import VGGFeatures, VGGInput
 from irn_cli.train.recipe import Recipe, load_recipe, read_config, recipe_toml
 from irn_cli.train.step import Step
-from irn_cli.train.trainer import Limits
 from irn_cli.weights import load_model, weights_hash
 
 _REQUEST = "request.json"
@@ -51,6 +50,14 @@ class Request:
     device: str = "auto"
     precision: str = "auto"
     memory: str | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What ends a call before its recipe does."""
+
+    seconds: float | None = None  # of work
+    steps: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from irn_cli.methods import Network
 from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
 from irn_cli.train.checkpoint import Checkpoint, Counters, save_checkpoint
+from irn_cli.train.job import Limits
 from irn_cli.train.step import Step
 from irn_cli.weights import save_model
 
@@ -82,14 +83,6 @@ class Ended:
 
 
 Event = Logged | Validated | Saved | SetBack | Ended
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What ends a call before its recipe does."""
-
-    seconds: float | None = None  # of work
-    steps: int | None = None
 
 
 class Clock:
