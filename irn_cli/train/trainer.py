@@ -27,6 +27,7 @@ from irn_cli.weights import save_model
 
 WEIGHTS = "weights.safetensors"
 _PREVIEW = 256  # side of the preview's pictures at most
+_NONE = Limits()
 _SETBACKS = 10  # returns to a good state without a save between until the run is given up
 
 
@@ -113,7 +114,7 @@ def train(  # noqa: C901  # one loop that is read from top to bottom
     *,
     validation: DataSet | None = None,
     checkpoint: Checkpoint | None = None,
-    limits: Limits = Limits(),
+    limits: Limits = _NONE,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
     """Train until the recipe, the time or the number of steps ends, or until `interrupted` says so.
