@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from irn_cli.artifact import find_artifact
+from irn_cli.colour import colour_difference
 from irn_cli.dataset import DataSet, Original, load
 from irn_cli.errors import InputError, IrnError
 from irn_cli.image import write
@@ -69,6 +70,8 @@ class Score(_Quality):
     lr_psnr_y: float | None  # the small picture against bicubic: how ordinary it looks
     lr_ssim_y: float | None
     lr_worst_patch: float | None  # largest mean deviation of one of its 8x8 patches from bicubic in any channel, levels
+    lr_delta_e: float | None  # CIEDE2000 of its colours from bicubic's, mean over its pixels
+    lr_delta_e_95: float | None  # the same, 95th percentile
     lr_bits_per_pixel: float | None  # of its file, by its own pixels
     bytes: int | None  # of the file that is kept
     bits_per_pixel: float | None  # of that file, by the original's pixels
@@ -96,6 +99,8 @@ class Summary(_Quality):
     lr_psnr_y: float | None
     lr_ssim_y: float | None
     lr_worst_patch: float | None  # the worst of all
+    lr_delta_e: float | None
+    lr_delta_e_95: float | None
     lr_bits_per_pixel: float | None
     bytes: float | None
     bits_per_pixel: float | None
@@ -193,6 +198,8 @@ class _SmallFigures(NamedTuple):
     lr_psnr_y: float | None
     lr_ssim_y: float | None
     lr_worst_patch: float | None
+    lr_delta_e: float | None
+    lr_delta_e_95: float | None
     lr_bits_per_pixel: float | None
     bytes: int | None
     bits_per_pixel: float | None
@@ -292,13 +299,16 @@ class _Trial:
         height, width = self.original.picture.size
         density = None if nbytes is None else 8 * nbytes / (height * width)
         if not picture:
-            return _SmallFigures(None, None, None, None, nbytes, density)
+            return _SmallFigures(None, None, None, None, None, None, nbytes, density)
         y = partial(luma, full_range=self.original.picture.mode == "L")
         guide = self.original.guide
+        colours = colour_difference(guide, picture.pixels)
         return _SmallFigures(
             lr_psnr_y=psnr(guide, picture.pixels, of=y),
             lr_ssim_y=ssim(guide, picture.pixels, of=y),
             lr_worst_patch=find_artifact(picture.pixels, guide.astype(np.float32)).deviation,
+            lr_delta_e=colours.mean,
+            lr_delta_e_95=colours.percentile_95,
             lr_bits_per_pixel=None if density is None else density * self.method.scale**2,
             bytes=nbytes,
             bits_per_pixel=density,
@@ -347,6 +357,8 @@ def _summary(scores: list[Score]) -> Summary:
         lr_psnr_y=mean("lr_psnr_y"),
         lr_ssim_y=mean("lr_ssim_y"),
         lr_worst_patch=max(patches, default=None),
+        lr_delta_e=mean("lr_delta_e"),
+        lr_delta_e_95=mean("lr_delta_e_95"),
         lr_bits_per_pixel=mean("lr_bits_per_pixel"),
         bytes=mean("bytes"),
         bits_per_pixel=mean("bits_per_pixel"),

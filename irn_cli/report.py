@@ -327,7 +327,7 @@ def _small_table(results: Results) -> Table:
     table.add_column("data set", overflow="fold")
     further = results.protocol["metrics"][2:]  # PSNR and SSIM on Y are in the table above
     labels = [metric["label"] for metric in further]
-    for name in (*labels, "draws ± dB", "small dB / SSIM", "worst patch", "bits/pixel"):
+    for name in (*labels, "draws ± dB", "small dB / SSIM", "worst patch", "ΔE, 95 %", "bits/pixel"):
         table.add_column(name, justify="right")
     for row in results.summary:
         small = None if row.lr_psnr_y is None else (row.lr_psnr_y, row.lr_ssim_y)
@@ -338,6 +338,7 @@ def _small_table(results: Results) -> Table:
             show_number(row.psnr_y_std_over_samples, 4),
             show_pair(small),
             show_number(row.lr_worst_patch, 1),
+            show_number(row.lr_delta_e_95, 1),
             show_number(row.bits_per_pixel, 3),
         )
     return table

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from irn_cli.alpha import enlarge_alpha, fill_hidden, shrink_alpha
 from irn_cli.artifact import THRESHOLD, artifact_mask, find_artifact
+from irn_cli.colour import ColourDifference, colour_difference
 from irn_cli.device import Precision, parse_memory, resolve_device, resolve_precision, trim_memory
 from irn_cli.engine import Engine, Progress
 from irn_cli.errors import Code, InputError
@@ -36,10 +37,11 @@ _SHARES = (0.25, 0.5, 0.75, 1.0)  # of the bicubic small picture, tried in turn 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How near a restored picture comes to its original: PSNR over all pixels, in dB."""
+    """How near a restored picture comes to its original, and the small one to bicubic."""
 
-    luma: float  # on Y of BT.601
+    luma: float  # PSNR on Y of BT.601, over all pixels, dB
     rgb: float
+    small: ColourDifference
 
 
 class Rescaler:
@@ -229,10 +231,15 @@ class Rescaler:
         )
 
     def verify(self, original: Picture, small: Picture, progress: Progress | None = None) -> Fidelity:
-        """Restore a small picture, as `upscale` does by default, and compare it with its original."""
+        """Restore a small picture, as `upscale` does by default, and compare both with the original."""
         restored = self.upscale(small, progress=progress).pixels
         pixels = fill_hidden(original.pixels, original.alpha)
-        return Fidelity(luma=psnr(pixels, restored, of=luma), rgb=psnr(pixels, restored))
+        reference = bicubic_small(pixels, self.scale, self._device).round().astype(np.uint8)
+        return Fidelity(
+            luma=psnr(pixels, restored, of=luma),
+            rgb=psnr(pixels, restored),
+            small=colour_difference(reference, small.pixels),
+        )
 
     def _engine(self, exact: bool) -> Engine:
         precision = self._exact if exact else self._sampling

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from PIL import Image, PngImagePlugin
 
 from irn_cli.cli import irn
+from irn_cli.colour import ColourDifference
 from irn_cli.errors import IrnError, one_line
 from irn_cli.image import read, write
 from irn_cli.model import IRN
@@ -427,6 +428,7 @@ def test_json_tells_the_same(run: Run) -> None:
     assert rows[0]["input_size"] == [28, 20]
     assert rows[0]["output_size"] == [7, 5]
     assert rows[0]["psnr_rgb"] > 0
+    assert 0 < rows[0]["delta_e"] < rows[0]["delta_e_95"]
     assert "not a picture" in rows[1]["reason"]
     assert result.stderr == ""
 
@@ -530,7 +532,7 @@ def test_a_record_that_cannot_be_read_is_told(run: Run) -> None:
 
 def test_json_is_strict(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     photo("a.png")
-    monkeypatch.setattr(Rescaler, "verify", lambda *_: Fidelity(math.inf, 50.0))
+    monkeypatch.setattr(Rescaler, "verify", lambda *_: Fidelity(math.inf, 50.0, ColourDifference(1.0, 3.0)))
     result = run("downscale a.png --verify --json")
     assert result.exit_code == 0
     found = json.loads(result.stdout, parse_constant=lambda word: pytest.fail(f"JSON has no {word}"))

@@ -14,6 +14,7 @@ from PIL import Image
 import irn_cli
 from irn_cli import dataset as module
 from irn_cli.artifact import find_artifact
+from irn_cli.colour import colour_difference
 from irn_cli.dataset import DataSet, Original, find_data_set
 from irn_cli.errors import DeviceError, UsageError
 from irn_cli.evaluate import Failure, Score, evaluate, flat, summarise
@@ -81,6 +82,7 @@ def test_a_row_is_what_the_public_pieces_give(network: Network, tmp_path: Path) 
     assert row.lr_psnr_y == pytest.approx(psnr(luma(guide), luma(small.pixels)))
     assert row.lr_ssim_y == pytest.approx(ssim(luma(guide), luma(small.pixels)))
     assert row.lr_worst_patch == pytest.approx(find_artifact(small.pixels, guide.astype(np.float32)).deviation)
+    assert (row.lr_delta_e, row.lr_delta_e_95) == colour_difference(guide.astype(np.uint8), small.pixels)
     assert row.bytes == (tmp_path / "small.png").stat().st_size
     assert row.lr_bits_per_pixel == pytest.approx(8 * row.bytes / (15 * 18))
     assert row.bits_per_pixel == pytest.approx(8 * row.bytes / (60 * 72))
@@ -191,13 +193,14 @@ def score(dataset: str, draws: tuple[float, ...], **values: float) -> Score:
 
 def test_summaries_are_means_and_the_spread_is_the_sets() -> None:
     rows = [
-        score("a", (30.0, 31.0), lr_worst_patch=3.0, ssim_y=0.8),
+        score("a", (30.0, 31.0), lr_worst_patch=3.0, lr_delta_e_95=4.0, ssim_y=0.8),
         score("b", (50.0,)),
-        score("a", (33.0, 32.0), lr_worst_patch=7.0, ssim_y=0.9),
+        score("a", (33.0, 32.0), lr_worst_patch=7.0, lr_delta_e_95=6.0, ssim_y=0.9),
     ]
     a, b = summarise(rows)
     assert (a.dataset, a.pictures, a.psnr_y, a.lr_worst_patch) == ("a", 2, 31.5, 7.0)
     assert a.ssim_y == pytest.approx(0.85)
+    assert a.lr_delta_e_95 == 5.0
     assert a.psnr_y_std_over_samples == 0  # both draws of the set have the mean 31.5
     assert (b.pictures, b.psnr_y_std_over_samples) == (1, None)
     (c,) = summarise([score("c", (30.0, 31.0)), score("c", (31.0, 32.0))])

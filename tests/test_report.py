@@ -33,7 +33,8 @@ OPTIONS: dict[str, Any] = {"crop": None, "seed": 3, "temperature": 1.0, "samples
 
 def score(method: str, dataset: str, name: str, psnr_y: float, **values: Any) -> Score:
     filled = {
-        "psnr_y_samples": (psnr_y, psnr_y), "lr_psnr_y": 40.0, "lr_ssim_y": 0.99, "lr_worst_patch": 5.0,
+        "psnr_y_samples": (psnr_y, psnr_y), "lr_psnr_y": 40.0, "lr_ssim_y": 0.99, "lr_worst_patch": 5.0, "lr_delta_e": 1.5,
+        "lr_delta_e_95": 4.5,
         "lr_bits_per_pixel": 16.0, "bytes": 384, "bits_per_pixel": 1.0, "seconds": 1.5, **values,
     }  # fmt: skip
     return Score(

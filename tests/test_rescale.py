@@ -11,6 +11,7 @@ import torch
 from PIL import ImageCms
 
 from irn_cli import artifact, rescale
+from irn_cli.colour import colour_difference
 from irn_cli.errors import InputError, OutputError, UsageError
 from irn_cli.image import read, write
 from irn_cli.latent import latent_path, read_latent
@@ -18,6 +19,7 @@ from irn_cli.model import IRN, quantise
 from irn_cli.picture import Picture
 from irn_cli.record import Record, Restored, hash_pixels
 from irn_cli.rescale import Rescaler
+from irn_cli.resize import bicubic_small
 from irn_cli.weights import load_model
 from tests.helpers import photo_like
 from tests.test_alpha import disc
@@ -313,3 +315,5 @@ def test_fidelity_is_that_of_the_default_restoration(tiny_model: Models) -> None
     large = scaler.upscale(small).pixels
     assert fidelity.rgb == pytest.approx(psnr(picture.pixels, large))
     assert fidelity.luma == pytest.approx(psnr(luma(picture.pixels), luma(large)))
+    bicubic = bicubic_small(picture.pixels, 4).round().astype(np.uint8)
+    assert fidelity.small == colour_difference(bicubic, small.pixels)

@@ -110,7 +110,8 @@ def _score_note(row: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     told = found["protocol"]
     return (
         f"{row['psnr_y']:.2f} dB / {row['ssim_y']:.4f} on Y, mean of {told['samples']} draws; "
-        f"LR SSIM {row['lr_ssim_y']:.4f}, worst LR patch {row['lr_worst_patch']:.1f} levels"
+        f"LR SSIM {row['lr_ssim_y']:.4f}, worst LR patch {row['lr_worst_patch']:.1f} levels, "
+        f"LR CIEDE2000 {row['lr_delta_e']:.1f}, 95th percentile {row['lr_delta_e_95']:.1f}"
     )
 
 
@@ -153,8 +154,8 @@ def _card(room: Path, name: str, method: Mapping[str, Any], found: Mapping[str, 
     reference = counterpart({"kind": "model", "name": name}) or ""
     bicubic = {row["dataset"]: row for row in _rows(found, "bicubic")}
     lines += [
-        f"| PSNR / SSIM on Y | {name} | {reference}, published | bicubic | draws | small picture | worst patch |",
-        "|---|---|---|---|---|---|---|",
+        f"| PSNR / SSIM on Y | {name} | {reference}, published | bicubic | draws | small picture | worst patch | ΔE, 95 % |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for k, row in enumerate(rows):
         plain = bicubic.get(row["dataset"])
@@ -167,6 +168,7 @@ def _card(room: Path, name: str, method: Mapping[str, Any], found: Mapping[str, 
             "-" if row["psnr_y_std_over_samples"] is None else f"± {row['psnr_y_std_over_samples']:.4f} dB",
             show_pair((row["lr_psnr_y"], row["lr_ssim_y"])),
             f"{row['lr_worst_patch']:.1f}",
+            f"{row['lr_delta_e']:.1f}, {row['lr_delta_e_95']:.1f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     sets = " ".join(f"--data {dataset['name']}" for dataset in told["datasets"])
@@ -174,7 +176,8 @@ def _card(room: Path, name: str, method: Mapping[str, Any], found: Mapping[str, 
     lines += [
         "",
         "Draws: the spread between them. Small picture: against bicubic, on Y. Worst patch: its largest mean deviation",
-        f"from bicubic over 8x8 pixels in any channel, levels. On {told['device']}, {told['precision']}, by",
+        "from bicubic over 8x8 pixels in any channel, levels. ΔE: CIEDE2000 of its colours from bicubic's, the mean and the",
+        f"95th percentile over its pixels, means over the pictures. On {told['device']}, {told['precision']}, by",
         "",
         f"    irn eval {sets} -m {name} --baseline bicubic {draws}",
         "",

@@ -54,7 +54,14 @@ class Downscaler:
         yield result
         if verify:
             fidelity = self.scaler.verify(picture, replace(small, latent=None, warnings=()), _part(progress, 1, 2))
-            yield (result := replace(result, psnr_y=fidelity.luma, psnr_rgb=fidelity.rgb))
+            result = replace(
+                result,
+                psnr_y=fidelity.luma,
+                psnr_rgb=fidelity.rgb,
+                delta_e=fidelity.small.mean,
+                delta_e_95=fidelity.small.percentile_95,
+            )
+            yield result
             if self.min_psnr is not None and fidelity.luma < self.min_psnr:
                 reason = f"it restores at {fidelity.luma:.2f} dB, below {self.min_psnr:g} dB: not written"
                 raise InputError(reason, Code.LOW_PSNR)
