@@ -33,8 +33,8 @@ OPTIONS: dict[str, Any] = {"crop": None, "seed": 3, "temperature": 1.0, "samples
 
 def score(method: str, dataset: str, name: str, psnr_y: float, **values: Any) -> Score:
     filled = {
-        "psnr_y_samples": (psnr_y, psnr_y), "lr_psnr_y": 40.0, "lr_ssim_y": 0.99, "lr_worst_patch": 5.0, "lr_delta_e": 1.5,
-        "lr_delta_e_95": 4.5,
+        "psnr_y_samples": (psnr_y, psnr_y), "lr_psnr_y": 40.0, "lr_ssim_y": 0.99, "lr_worst_patch": 5.0,
+        "lr_delta_e": 1.5, "lr_delta_e_95": 4.5,
         "lr_bits_per_pixel": 16.0, "bytes": 384, "bits_per_pixel": 1.0, "seconds": 1.5, **values,
     }  # fmt: skip
     return Score(
@@ -127,8 +127,8 @@ def test_tables(found: Results, capsys: pytest.CaptureFixture[str]) -> None:
     assert "irn-x4 4.36 M 1.50 35.50 / 0.9000 30.00 / 0.9000" in out
     assert "against IRN -0.69 / -0.0451 -" in out
     assert "TAD & TAU 31.81 / - -" in out
-    assert "irn-x4 Set5 33.50 0.0707 40.00 / 0.9900 9.0 1.000" in out
-    assert "bicubic Set5 26.50 - ∞ / 0.9900 5.0 1.000" in out
+    assert "irn-x4 Set5 33.50 0.0707 40.00 / 0.9900 9.0 4.5 1.000" in out
+    assert "bicubic Set5 26.50 - ∞ / 0.9900 5.0 4.5 1.000" in out
     assert out[-1] == "1 could not be measured; the means leave them out"
 
 

@@ -154,7 +154,8 @@ def _card(room: Path, name: str, method: Mapping[str, Any], found: Mapping[str, 
     reference = counterpart({"kind": "model", "name": name}) or ""
     bicubic = {row["dataset"]: row for row in _rows(found, "bicubic")}
     lines += [
-        f"| PSNR / SSIM on Y | {name} | {reference}, published | bicubic | draws | small picture | worst patch | ΔE, 95 % |",
+        f"| PSNR / SSIM on Y | {name} | {reference}, published | bicubic | draws | small picture | worst patch "
+        "| ΔE, 95 % |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for k, row in enumerate(rows):
@@ -176,8 +177,8 @@ def _card(room: Path, name: str, method: Mapping[str, Any], found: Mapping[str, 
     lines += [
         "",
         "Draws: the spread between them. Small picture: against bicubic, on Y. Worst patch: its largest mean deviation",
-        "from bicubic over 8x8 pixels in any channel, levels. ΔE: CIEDE2000 of its colours from bicubic's, the mean and the",
-        f"95th percentile over its pixels, means over the pictures. On {told['device']}, {told['precision']}, by",
+        "from bicubic over 8x8 pixels in any channel, levels. ΔE: CIEDE2000 of its colours from bicubic's, the mean and",
+        f"the 95th percentile over its pixels, means over the pictures. On {told['device']}, {told['precision']}, by",
         "",
         f"    irn eval {sets} -m {name} --baseline bicubic {draws}",
         "",
