@@ -423,9 +423,15 @@ class _Eval(_Device):
         type=click.Choice(["bicubic", "lanczos", "area", "jpeg", "webp", "avif"]),
         help="Measure plain interpolation too; or a codec, which gets the full picture into as many bytes as the first "
              "method's small one takes.  [repeatable]")  # fmt: skip
+    upscalers: tuple[Path, ...] = _methods("--upscaler", type=_PATH, multiple=True, metavar="FILE",
+        help="Measure a super-resolution network on bicubic small pictures: weights of any architecture that spandrel "
+             "knows.  [repeatable; needs irn-cli[spandrel]]")  # fmt: skip
     others: tuple[str, ...] = _methods("--results", multiple=True, metavar="NAME=DIR[,LRDIR]",
         help="Measure pictures that another program restored, found in DIR by the originals' names (and suffixes such "
              "as _x4 or _SR), and its small ones in LRDIR.  [repeatable]")  # fmt: skip
+    metrics: tuple[str, ...] = _protocol("--metric", type=click.Choice(["lpips", "dists", "arniqa"]), multiple=True,
+        help="Also measure how alike pictures look to people, or (arniqa) how good a restored one does.  [repeatable; "
+             "needs irn-cli[metrics]]")  # fmt: skip
     samples: int = _protocol("--samples", type=click.IntRange(1), default=1, metavar="N",
         help="Draws of the latent; scores are means.")  # fmt: skip
     seed: int = _protocol("--seed", type=int, default=0, help="Which latents to draw.")
@@ -485,9 +491,19 @@ def eval_(options: _Eval) -> int:
     tune_allocator()
     placed: dict[str, Any] = {"device": options.device, "precision": options.precision}
     methods = load_methods(
-        options.models, options.baselines, options.scale, results=options.others, memory=options.memory, **placed
+        options.models,
+        options.baselines,
+        options.scale,
+        upscalers=options.upscalers,
+        results=options.others,
+        memory=options.memory,
+        **placed,
     )
     protocol: dict[str, Any] = {name: getattr(options, name) for name in ("crop", "seed", "temperature", "samples")}
+    if options.metrics:
+        from irn_cli.perceptual import load_metric
+
+        protocol["metrics"] = [load_metric(name) for name in dict.fromkeys(options.metrics)]
     rows = evaluate(methods, datasets, **protocol)
     results = report.follow(rows, report.protocol(methods, datasets, **protocol, **placed), quiet=options.quiet)
     if not options.quiet:

@@ -20,6 +20,7 @@ from irn_cli.image import read
 from irn_cli.matching import Folder
 from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
+from irn_cli.upscaler import Upscaler, load_upscaler
 from irn_cli.weights import DEFAULT_MODELS, load_model
 
 CODECS: tuple[CodecName, ...] = get_args(CodecName)
@@ -187,6 +188,37 @@ class Given:
         return picture
 
 
+@dataclass(frozen=True)
+class SuperResolution:
+    """Bicubic small pictures, made large by a network."""
+
+    name: str
+    upscaler: Upscaler
+    draws = False
+    busy = True
+
+    @property
+    def scale(self) -> int:
+        return self.upscaler.scale
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {
+            "kind": "upscaler",
+            "parameters": self.upscaler.parameters,
+            "weights_hash": self.upscaler.hash,
+            "architecture": self.upscaler.architecture,
+            "tile": self.upscaler.tile,
+        }
+
+    def downscale(self, original: Original) -> Small:
+        return Small(Picture(original.guide, mode=original.picture.mode))
+
+    def upscale(self, small: Small, *, seed: int, temperature: float, sample: int) -> Picture:
+        assert small.picture
+        return Picture(self.upscaler(small.picture.pixels), mode=small.picture.mode)
+
+
 def find_results(text: str, scale: int) -> Given:
     """Turn `NAME=DIR` or `NAME=DIR,LRDIR` into a method.
 
@@ -207,6 +239,7 @@ def load_methods(
     baselines: Sequence[str] = (),
     scale: int | None = None,
     *,
+    upscalers: Sequence[Path] = (),
     results: Sequence[str] = (),
     device: str = "auto",
     precision: str = "auto",
@@ -217,7 +250,8 @@ def load_methods(
     Args:
         models: names or paths of weights. The scale's own model where nothing is named that makes small pictures.
         baselines: names out of BASELINES and CODECS; codecs come last, for they are held against the first method.
-        scale: which one; the models' where None, and 4 where there are none.
+        scale: which one; that of models and upscalers where None, and 4 where there are none.
+        upscalers: files of super-resolution networks.
         results: other programs' pictures, as `find_results` takes them.
         device: as `Rescaler`'s.
         precision: as `Rescaler`'s.
@@ -230,19 +264,27 @@ def load_methods(
     """
     codecs = [name for name in CODECS if name in baselines]
     plain = [name for name in baselines if name not in CODECS]
-    if not models and not plain and (codecs or not results):
+    if not models and not plain and not upscalers and (codecs or not results):
         if (scale or 4) not in DEFAULT_MODELS:
             raise UsageError(f"no model is known for {scale}x: name one")
         models = [DEFAULT_MODELS[scale or 4]]
     loaded = [load_model(source) for source in models]
-    scales = {model.config.scale for model in loaded} | ({scale} if scale else set())
+    enlargers = [load_upscaler(path, device, memory) for path in upscalers]
+    found = {source: model.config.scale for source, model in zip(models, loaded, strict=True)}
+    found |= {str(path): upscaler.scale for path, upscaler in zip(upscalers, enlargers, strict=True)}
+    scales = {*found.values()} | ({scale} if scale else set())
     if len(scales) > 1:
-        found = ", ".join(f"{source} is {model.config.scale}x" for source, model in zip(models, loaded, strict=True))
-        raise UsageError(f"expected methods of one scale{f', {scale}x' if scale else ''}: {found}")
+        told = ", ".join(f"{source} is {factor}x" for source, factor in found.items())
+        raise UsageError(f"expected methods of one scale{f', {scale}x' if scale else ''}: {told}")
     at = max(scales, default=4)
     given = [find_results(text, at) for text in results]
     others = [*baselines, *(method.name for method in given)]
-    names = unambiguous([*(model.name for model in loaded), *others], [*models, *others])
+    names = unambiguous(
+        [*(model.name for model in loaded), *(path.stem for path in upscalers), *others],
+        [*models, *map(str, upscalers), *others],
+    )
     rescalers = [Rescaler(model, device, precision, memory) for model in loaded]
     networks = [Network(name, rescaler) for name, rescaler in zip(names, rescalers, strict=False)]
-    return [*networks, *(Baseline(name, at) for name in plain), *given, *(Codec(name, at) for name in codecs)]
+    enlarged = [SuperResolution(n, upscaler) for n, upscaler in zip(names[len(networks) :], enlargers, strict=False)]
+    interpolated = [Baseline(name, at) for name in plain]
+    return [*networks, *enlarged, *interpolated, *given, *(Codec(name, at) for name in codecs)]

@@ -1,5 +1,7 @@
 """What several test modules build on: small networks, pictures, and material that the repository does not carry."""
 
+import importlib
+import importlib.util
 import math
 import os
 from pathlib import Path
@@ -53,3 +55,24 @@ def vgg_tensors() -> dict[str, torch.Tensor]:
         tensors[f"features.{layer}.bias"] = 0.1 * torch.randn(width, generator=random)
         channels = width
     return tensors
+
+
+_declared: list[torch.library.Library] = []  # what a Library declares lasts as long as it does
+
+
+def need_torchvision() -> None:
+    """Make sure that torchvision can be imported, or skip the test where it is not installed.
+
+    PyPI's builds for Linux belong to torch with CUDA. Beside a CPU torch their compiled operators do not load, and the
+    import fails at the first that is missing. No test uses one: declared, without a body, they are not missed.
+    """
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _declared.append(library)
+        importlib.import_module("torchvision")

@@ -16,7 +16,9 @@ from PIL import Image
 
 from irn_cli import IRN
 from irn_cli.cli import main
+from irn_cli.metrics import Metric
 from irn_cli.weights import save_model, weights_hash
+from tests.helpers import need_torchvision
 
 
 class Ran(NamedTuple):
@@ -201,6 +203,7 @@ def test_an_official_checkpoint_is_a_model(irn_eval: Callable[..., Ran], tiny_mo
         (("--data", "set", "--results", "N=absent"), "irn: no folder absent"),
         (("--data", "set", "--results", "bicubic=set", "--baseline", "bicubic"), "irn: bicubic is given twice"),
         (("--data", "set", "--baseline", "png"), "Invalid value for '--baseline'"),
+        (("--data", "set", "--metric", "niqe"), "Invalid value for '--metric'"),
         (("--compare", "a.json", "b.json", "--data", "set"), "it measures and writes nothing"),
         (("--data", "set", "--baseline", "area", "--device", "toaster"), "irn: unknown device 'toaster'"),
     ],
@@ -261,3 +264,29 @@ def test_two_runs_are_compared(irn_eval: Callable[..., Ran]) -> None:
     Path("area.json").write_text("{}")
     ran = irn_eval("--compare", "area.json", "lanczos.json")
     assert ran == (1, "", "irn: area.json is not what irn eval --json writes\n")
+
+
+def test_a_learned_metric_is_a_column(irn_eval: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str) -> Metric:
+        return Metric(name, name.upper(), 4, False, lambda a, b, grey: float(np.abs(a.astype(float) - b).mean()))
+
+    monkeypatch.setattr("irn_cli.perceptual.load_metric", load)
+    ran = irn_eval("--data", "set", "--baseline", "area", "--metric", "lpips", "--json", "all.json", "--csv", "all.csv")
+    assert ran.status == 0
+    assert "LPIPS" in ran.out
+    found = json.loads(Path("all.json").read_text())
+    assert found["protocol"]["metrics"][-1] == {
+        "key": "lpips", "label": "LPIPS", "digits": 4, "higher_is_better": False,
+    }  # fmt: skip
+    assert found["summary"][0]["lpips"] == pytest.approx(np.mean([row["lpips"] for row in found["pictures"]]))
+    assert "lpips" in Path("all.csv").read_text().splitlines()[0]
+
+
+def test_an_upscaler_that_is_none_is_one_line(irn_eval: Callable[..., Ran]) -> None:
+    need_torchvision()
+    pytest.importorskip("spandrel")
+    Path("up.pth").write_bytes(b"nothing")
+    ran = irn_eval("--data", "set", "--upscaler", "up.pth")
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith("irn: up.pth is no network that spandrel knows (")
+    assert len(ran.err.splitlines()) == 1
