@@ -4,75 +4,80 @@ import base64
 import html
 import re
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
 
+from irn_cli import xmp
+from irn_cli.chunks import Chunk, keyword, text, text_chunk
 from irn_cli.errors import RecordError
 from irn_cli.picture import Picture
-from irn_cli.record import Record, Restored, from_text, to_text
+from irn_cli.record import Record, Restored, from_text, is_record, to_text
 
-_TEXT_KEY = "irn"  # the PNG text chunk that holds a record
+_KEY = "irn"  # of the PNG text that holds a record
 _ALPHA_CHUNK = b"irNa"  # ancillary, private, safe to copy: the original's whole alpha, deflated
-_XMP_KEY = "XML:com.adobe.xmp"
 _XMP_SPACE = "urn:irn-cli:record"
-_XMP_RECORD = re.compile(
+_AS_WRITTEN = re.compile(
     rb'<rdf:Description rdf:about="" xmlns:irn="urn:irn-cli:record">'
-    rb"<irn:record>([^<]*)</irn:record>(?:<irn:alpha>([^<]*)</irn:alpha>)?</rdf:Description>"
+    rb"<irn:record>[^<]*</irn:record>(?:<irn:alpha>[^<]*</irn:alpha>)?</rdf:Description>"
 )
 _EMPTY_XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     b"</rdf:RDF></x:xmpmeta>"
 )
 
+Found = tuple[Record | Restored | None, NDArray[np.uint8] | None]  # a record, and the original's alpha beside it
 
-def find_record(image: Image.Image) -> tuple[Record | Restored | None, NDArray[np.uint8] | None]:
-    """The record in an opened image and, beside it, the original's alpha.
+
+def in_chunks(chunks: Sequence[Chunk], size: tuple[int, int]) -> Found:
+    """The record among a PNG's chunks, and the original's alpha.
+
+    Args:
+        chunks: the PNG's.
+        size: (H, W) of the picture: nothing large is unpacked for one of another size than its record says.
 
     Raises:
         RecordError: there is a record, but it or the alpha is damaged.
     """
-    if image.format == "PNG":
-        text = image.info.get(_TEXT_KEY)
-        deflated = next((chunk[1] for chunk in getattr(image, "private_chunks", ()) if chunk[0] == _ALPHA_CHUNK), None)
-    else:
-        xmp = image.info.get("xmp") or b""
-        match = _XMP_RECORD.search(xmp if isinstance(xmp, bytes) else xmp.encode())
-        text = html.unescape(match[1].decode("utf-8", "replace")) if match else None
-        try:
-            deflated = base64.b64decode(match[2]) if match and match[2] else None
-        except ValueError as error:
-            raise RecordError(f"the alpha beside the record is damaged: {error}") from error
-    if not isinstance(text, str):
-        return None, None
-    record = from_text(text)
-    # In another size than its record says, the picture may be anyone's: nothing large is unpacked for it.
-    if deflated is None or not isinstance(record, Record) or record.small_size != image.size[::-1]:
-        return record, None
-    return record, _inflate(deflated, (record.height, record.width))
+    texts = (text(chunk) for chunk in chunks if keyword(chunk) == _KEY)
+    written = next((found for found in texts if is_record(found)), None)
+    return _unpacked(written, next((data for kind, data in chunks if kind == _ALPHA_CHUNK), None), size)
 
 
-def without_record(xmp: bytes | None) -> bytes | None:
-    """XMP as it was before a record of ours went in; None where nothing is left."""
-    xmp = _XMP_RECORD.sub(b"", xmp or b"")
-    return xmp if xmp not in (b"", _EMPTY_XMP) else None
+def in_xmp(packet: bytes, size: tuple[int, int]) -> Found:
+    """The record in a picture's XMP, and the original's alpha; otherwise as `in_chunks`."""
+    try:
+        written = xmp.find(packet, _XMP_SPACE, "record")
+        alpha = xmp.find(packet, _XMP_SPACE, "alpha") if written else None
+        return _unpacked(written, base64.b64decode(alpha) if alpha else None, size)
+    except ValueError as error:
+        raise RecordError(f"the XMP around the record, or the alpha beside it, is damaged: {error}") from error
 
 
-def png_chunks(picture: Picture) -> PngImagePlugin.PngInfo:
-    """What a PNG carries besides its pixels: the record, the original's alpha, the XMP."""
-    chunks = PngImagePlugin.PngInfo()
-    if picture.record:
-        chunks.add_text(_TEXT_KEY, to_text(picture.record))
-    if picture.full_alpha is not None:
-        chunks.add(_ALPHA_CHUNK, _deflate(picture.full_alpha))
-    if picture.xmp:
-        chunks.add_itxt(_XMP_KEY, picture.xmp.decode("utf-8", "replace"))
-    return chunks
+def without_record(packet: bytes) -> bytes | None:
+    """XMP as it was before a record of ours went in; None where nothing is left.
+
+    Raises:
+        ValueError: damaged.
+    """
+    packet = _AS_WRITTEN.sub(b"", packet)  # byte for byte, if no other program has rewritten it
+    return None if packet == _EMPTY_XMP else xmp.cut(packet, _XMP_SPACE)
 
 
-def xmp_with_record(picture: Picture) -> bytes | None:
-    """A picture's XMP with its record inside, for formats that have no chunks of their own."""
+def is_ours(chunk: Chunk) -> bool:
+    """Whether a PNG's chunk is one that we have written: a foreign text may have the same key."""
+    return chunk[0] == _ALPHA_CHUNK or (keyword(chunk) == _KEY and is_record(text(chunk)))
+
+
+def as_chunks(picture: Picture) -> list[Chunk]:
+    """A picture's record, and the original's alpha, for a PNG."""
+    chunks = [text_chunk(_KEY, to_text(picture.record))] if picture.record else []
+    return chunks if picture.full_alpha is None else [*chunks, (_ALPHA_CHUNK, _deflate(picture.full_alpha))]
+
+
+def as_xmp(picture: Picture) -> bytes | None:
+    """A picture's XMP with its record inside, for the other formats."""
     if not picture.record:
         return picture.xmp
     record = html.escape(to_text(picture.record), quote=False).encode()
@@ -83,8 +88,15 @@ def xmp_with_record(picture: Picture) -> bytes | None:
         f'<rdf:Description rdf:about="" xmlns:irn="{_XMP_SPACE}"><irn:record>'.encode()
         + record + b"</irn:record>" + alpha + b"</rdf:Description>"
     )  # fmt: skip
-    xmp = picture.xmp if picture.xmp and b"</rdf:RDF>" in picture.xmp else _EMPTY_XMP
-    return xmp.replace(b"</rdf:RDF>", description + b"</rdf:RDF>", 1)
+    packet = picture.xmp if picture.xmp and b"</rdf:RDF>" in picture.xmp else _EMPTY_XMP
+    return packet.replace(b"</rdf:RDF>", description + b"</rdf:RDF>", 1)
+
+
+def _unpacked(written: str | None, deflated: bytes | None, size: tuple[int, int]) -> Found:
+    record = from_text(written) if written else None
+    if deflated is None or not isinstance(record, Record) or record.small_size != size:
+        return record, None
+    return record, _inflate(deflated, (record.height, record.width))
 
 
 def _deflate(alpha: NDArray[np.uint8]) -> bytes:

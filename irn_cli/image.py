@@ -5,12 +5,10 @@ Whatever comes in becomes 8-bit RGB (and alpha), upright, with its metadata; eac
 """
 
 import io
-import math
 import os
-import re
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +17,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
-from irn_cli.embedded import find_record, png_chunks, without_record, xmp_with_record
+from irn_cli.chunks import Chunk, read_chunks
+from irn_cli.embedded import Found, in_chunks, in_xmp
 from irn_cli.errors import InputError, OutputError, RecordError, UsageError
 from irn_cli.files import atomic_write
 from irn_cli.latent import latent_path, write_latent
+from irn_cli.metadata import fitting, read_metadata, save_options
 from irn_cli.picture import Picture
 from irn_cli.record import Record, Restored
 from irn_cli.samples import EXPECTED, Stored, inspect, to_rgb
@@ -89,15 +89,14 @@ def read(source: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIX
             raise InputError(f"{_name(source)} has {frames} frames or pages; expected a picture of one")
         if getattr(image, "tag_v2", {}).get(ExifTags.Base.NewSubfileType) == 1:
             raise InputError(f"{_name(source)} shows but a preview, as raw files of cameras do; expected the picture")
-        stored = inspect(image)
+        head, chunks = _head(image), _chunks(image)
+        stored = inspect(image, head)
         image.load()
-        return _picture(image, stored)
+        return _picture(image, stored, head, chunks)
 
 
 def peek(source: str | os.PathLike[str] | BinaryIO) -> Header:
     """Read what a picture's file says before its pixels: cheap even for a huge one.
-
-    A record that another program has moved behind a PNG's pixels only `read` finds.
 
     Raises:
         InputError: no such file, or not a picture.
@@ -105,12 +104,12 @@ def peek(source: str | os.PathLike[str] | BinaryIO) -> Header:
     with _opened(source) as image:
         size = image.height, image.width
         try:
-            return Header(size, find_record(image)[0])
+            return Header(size, _find_record(image, _chunks(image))[0])
         except RecordError:
             return Header(size, None, damaged=True)
 
 
-def write(path: str | os.PathLike[str] | BinaryIO, picture: Picture, *, overwrite: bool = False) -> None:
+def write(path: str | os.PathLike[str] | BinaryIO, picture: Picture, *, overwrite: bool = False) -> tuple[str, ...]:
     """Write a picture, atomically, with its metadata and record; a kept latent goes into a file beside it.
 
     Args:
@@ -119,6 +118,9 @@ def write(path: str | os.PathLike[str] | BinaryIO, picture: Picture, *, overwrit
         picture: what to write.
         overwrite: replace existing files.
 
+    Returns:
+        A line that names what of the metadata the format cannot hold; none where it holds all, as a PNG always does.
+
     Raises:
         UsageError: a suffix that we do not write, a lossy one for a small picture, or a stream for one with a latent.
         OutputError: a file exists already or cannot be written, or the format cannot hold the picture.
@@ -126,8 +128,7 @@ def write(path: str | os.PathLike[str] | BinaryIO, picture: Picture, *, overwrit
     if not isinstance(path, (str, os.PathLike)):
         if picture.latent:
             raise UsageError("a kept latent needs a file beside the picture's: expected a path, not a stream")
-        _encode(path, picture, *_LOSSLESS[".png"])
-        return
+        return _encode(path, picture, *_LOSSLESS[".png"])
     kind, options = output_format(Path(path), small=isinstance(picture.record, Record))
     if kind in _LONGEST and max(picture.size) > _LONGEST[kind]:
         told = f"{kind} holds at most {_LONGEST[kind]} pixels a side; write a PNG or TIFF instead"
@@ -136,11 +137,12 @@ def write(path: str | os.PathLike[str] | BinaryIO, picture: Picture, *, overwrit
         raise OutputError(f"cannot write {path}: JPEG has no transparency; write a PNG, WebP or TIFF instead")
     with atomic_write(path, overwrite=overwrite) as stream:
         try:
-            _encode(stream, picture, kind, options)
+            lost = _encode(stream, picture, kind, options)
         except ValueError as error:  # EXIF or XMP beyond the 64 kB that JPEG has for each
             raise OutputError(f"cannot write {path}: {error}; write a PNG, WebP or TIFF instead") from error
         if picture.latent:  # before the picture is in place: none is there without its latent
             write_latent(latent_path(path), picture.latent, overwrite=overwrite)
+    return lost
 
 
 def output_format(path: Path, *, small: bool) -> tuple[str, dict[str, Any]]:
@@ -216,96 +218,70 @@ def _identified(stream: BinaryIO, name: str) -> ImageFile.ImageFile:
     raise InputError(f"{name} is not a picture that we read (PNG, JPEG, WebP, TIFF, BMP, AVIF or GIF)")
 
 
+def _head(image: ImageFile.ImageFile) -> bytes:
+    """The first 64 KiB of an image's file, which stays where it is."""
+    if not image.fp:
+        return b""
+    stand = image.fp.tell()
+    image.fp.seek(0)
+    head: bytes = image.fp.read(1 << 16)
+    image.fp.seek(stand)
+    return head
+
+
+def _chunks(image: ImageFile.ImageFile) -> list[Chunk]:
+    return read_chunks(image.fp) if image.format == "PNG" and image.fp else []
+
+
+def _bytes(xmp: str | bytes | None) -> bytes:
+    return xmp.encode() if isinstance(xmp, str) else xmp or b""
+
+
 def _name(source: str | os.PathLike[str] | BinaryIO) -> str:
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else "standard input"
 
 
-def _picture(image: Image.Image, stored: Stored) -> Picture:
+def _picture(image: ImageFile.ImageFile, stored: Stored, head: bytes, chunks: Sequence[Chunk]) -> Picture:
     """Convert a decoded image."""
     warnings: list[str] = []
     try:
-        record, full_alpha = find_record(image)
+        record, full_alpha = _find_record(image, chunks)
     except RecordError as error:
         warnings.append(str(error))
         record = full_alpha = None
-    orientation, exif = _exif(image, warnings)
-    icc = image.info.get("icc_profile") or None
-    pixels, alpha, mode = to_rgb(image, stored, orientation, icc, warnings)
-    xmp = image.info.get("xmp")
+    metadata = read_metadata(image, head, chunks, warnings)
+    pixels, alpha, colours = to_rgb(image, stored, metadata.orientation, metadata.icc, warnings)
+    icc, mode = fitting(metadata.icc, colours, image.mode, warnings)
     return Picture(
         pixels,
         alpha,
         mode,
-        icc if icc and image.mode != "CMYK" and icc[16:20] == {"RGB": b"RGB ", "L": b"GRAY"}[mode] else None,
-        exif,
-        _upright(xmp.encode() if isinstance(xmp, str) else xmp),
-        _dpi(image.info.get("dpi")),
+        icc,
+        metadata.exif,
+        metadata.xmp,
+        metadata.dpi,
+        metadata.chunks,
         record,
         full_alpha,
         warnings=tuple(warnings),
     )
 
 
-# Tags of a TIFF's first directory that describe the picture and not how it is stored: description, make, model,
-# software, date, artist, host computer, copyright, and the directories of EXIF and GPS.
-_DESCRIPTIVE = {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298, 0x8769, 0x8825}
-
-
-_EMPTY_EXIF = 20  # bytes of EXIF with nothing in it: "Exif", a header, a directory of no entries
-
-
-def _exif(image: Image.Image, warnings: list[str]) -> tuple[int, bytes | None]:
-    """The orientation (1 to 8), and the EXIF data without it and without the thumbnail."""
-    try:
-        exif = image.getexif()
-        if not exif and len(image.info.get("exif", b"")) > _EMPTY_EXIF:
-            raise ValueError("a directory that cannot be read, of which Pillow only warns")
-        orientation = exif.pop(ExifTags.Base.Orientation, 1)
-        for tag in [tag for tag in exif if image.format == "TIFF" and tag not in _DESCRIPTIVE]:
-            del exif[tag]
-        kept = exif.tobytes() if len(exif) else None
-    except Exception:  # EXIF is written by everyone and checked by no one; the picture itself is fine
-        warnings.append("its EXIF data are damaged and were left out")
-        return 1, None
-    return (orientation if orientation in range(1, 9) else 1), kept
-
-
-def _upright(xmp: bytes | None) -> bytes | None:
-    """XMP without our own record and without the orientation, which has been applied."""
-    xmp = without_record(xmp)
-    return xmp and re.sub(rb'\s*tiff:Orientation="[0-9]"|<tiff:Orientation>[0-9]</tiff:Orientation>', b"", xmp)
-
-
-def _dpi(stored: Any) -> tuple[float, float] | None:
-    try:
-        horizontal, vertical = (float(value) for value in stored)
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    usable = all(math.isfinite(value) and 0 < value < 1e5 for value in (horizontal, vertical))
-    return (horizontal, vertical) if usable else None
+def _find_record(image: ImageFile.ImageFile, chunks: Sequence[Chunk]) -> Found:
+    size = image.height, image.width
+    return in_chunks(chunks, size) if image.format == "PNG" else in_xmp(_bytes(image.info.get("xmp")), size)
 
 
 # Writing ------------------------------------------------------------------------------------------------------------
 
 
-def _encode(stream: BinaryIO, picture: Picture, kind: str, options: dict[str, Any]) -> None:
+def _encode(stream: BinaryIO, picture: Picture, kind: str, options: dict[str, Any]) -> tuple[str, ...]:
     samples = picture.pixels if picture.mode == "RGB" else picture.pixels[..., :1]
     if picture.alpha is not None:
         samples = np.concatenate([samples, picture.alpha[..., None]], axis=2)
     image = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
-    options = dict(options)
-    for name, value in (("icc_profile", picture.icc), ("exif", picture.exif), ("dpi", picture.dpi)):
-        if value:
-            options[name] = value
-    if kind == "PNG":
-        options["pnginfo"] = png_chunks(picture)
-    elif xmp := xmp_with_record(picture):
-        if kind == "TIFF":
-            options["exif"] = Image.Exif()  # Pillow's way to further tags
-            options["exif"].load(picture.exif)
-            options["exif"][ExifTags.Base.XMLPacket] = xmp
-        else:
-            options["xmp"] = xmp
+    metadata, lost = save_options(picture, kind)
+    options = options | metadata
     if kind == "PNG" and isinstance(picture.record, Record):
         # A small picture is made to be small; drawings with repeated forms need zlib's matches for that.
         whole = [io.BytesIO(), io.BytesIO()]
@@ -314,3 +290,4 @@ def _encode(stream: BinaryIO, picture: Picture, kind: str, options: dict[str, An
         stream.write(min((one.getbuffer() for one in whole), key=len))
     else:
         image.save(stream, kind, **options)
+    return (f"left out, for a {kind} cannot hold it: {', '.join(dict.fromkeys(lost))}",) if lost else ()

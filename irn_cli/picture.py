@@ -21,6 +21,7 @@ class Picture:
     exif: bytes | None = None  # without orientation and thumbnail
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None  # horizontal, vertical
+    chunks: tuple[tuple[bytes, bytes], ...] = ()  # texts, and what colours mean, as the chunks of a PNG: (kind, data)
     record: Record | Restored | None = None  # where it came from, if we made it
     full_alpha: NDArray[np.uint8] | None = None  # on a small picture: the original's alpha, full size
     latent: Latent | None = None  # on a small picture: what it cannot hold, where it was kept

@@ -74,6 +74,11 @@ def to_text(record: Record | Restored) -> str:
     return json.dumps({"irn": FORMAT, "kind": kind, **dataclasses.asdict(record)}, separators=(",", ":"))
 
 
+def is_record(text: str) -> bool:
+    """Whether a text is a record, be it damaged or too new; another program's text may have the same key."""
+    return re.match(r'\s*\{\s*"irn"\s*:', text) is not None
+
+
 def from_text(text: str) -> Record | Restored:
     """Read what `to_text` wrote.
 

@@ -36,21 +36,25 @@ class Stored:
     hidden: NDArray[np.bool_] | None  # (H, W), what a colour key of 16 bits makes transparent
 
 
-def inspect(image: ImageFile.ImageFile) -> Stored:
+def inspect(image: ImageFile.ImageFile, head: bytes) -> Stored:
     """Look at how an opened file stores its samples, before they are decoded.
+
+    Args:
+        image: the file.
+        head: its first 64 KiB.
 
     Raises:
         InputError: in a way that Pillow would decode wrongly.
     """
     tags = getattr(image, "tag_v2", {})
     raw = next((str(tile.args if isinstance(tile.args, str) else tile.args[0]) for tile in image.tile if tile.args), "")
-    if wrong := _wrongly_decoded(image, tags):
+    if wrong := _wrongly_decoded(image, head, tags):
         raise InputError(f"{wrong}; {EXPECTED}")
     key = image.info.get("transparency")
     if raw in ("L;2", "L;4") and isinstance(key, int):
         image.info["transparency"] = key * {"L;2": 85, "L;4": 17}[raw]  # the samples are spread over 8 bits, it is not
     return Stored(
-        reduced=_is_deep_avif(image) if image.format == "AVIF" else ";16" in raw and raw != "BGR;16",  # which is 5-6-5
+        reduced=_is_deep_avif(head) if image.format == "AVIF" else ";16" in raw and raw != "BGR;16",  # which is 5-6-5
         grey=raw.startswith("LA"),
         white=4095 if raw == "I;12" else 65535,
         negative=tags.get(ExifTags.Base.PhotometricInterpretation) == 0,
@@ -58,7 +62,7 @@ def inspect(image: ImageFile.ImageFile) -> Stored:
     )
 
 
-def _wrongly_decoded(image: ImageFile.ImageFile, tags: Any) -> str:
+def _wrongly_decoded(image: ImageFile.ImageFile, head: bytes, tags: Any) -> str:
     """What Pillow would read wrongly without a word; mostly nothing."""
     if image.format == "TIFF":
         if not set(tags.get(ExifTags.Base.SampleFormat, ())) <= {1, 4}:  # unsigned, undefined
@@ -67,20 +71,14 @@ def _wrongly_decoded(image: ImageFile.ImageFile, tags: Any) -> str:
         plain = tags.get(ExifTags.Base.Compression, 1) == 1
         if tags.get(ExifTags.Base.PlanarConfiguration) == 2 and (len(bits) == 2 or (plain and bits[0] > 8)):
             return f"{len(bits)} planes of {bits[0]} bits, each stored for itself"
-    if image.format == "BMP" and image.fp:
-        image.fp.seek(14)
-        header = image.fp.read(56)
-        if len(header) == 56 and header[0] >= 56 and header[14] == 16 and any(header[52:56]):
-            return "16 bits to a pixel, with transparency"
+    if image.format == "BMP" and head[28] == 16 and head[14] >= 56 and any(head[66:70]):
+        return "16 bits to a pixel, with transparency"
     return ""
 
 
-def _is_deep_avif(image: ImageFile.ImageFile) -> bool:
+def _is_deep_avif(head: bytes) -> bool:
     """Whether an AVIF's configuration box has the flag for 10 and 12 bits."""
-    if not image.fp:
-        return False
-    image.fp.seek(0)
-    _, _, box = image.fp.read(1 << 16).partition(b"av1C")
+    _, _, box = head.partition(b"av1C")
     return len(box) > 2 and bool(box[2] & 0x40)
 
 

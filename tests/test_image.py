@@ -78,6 +78,7 @@ def test_orientation_is_applied_as_pillow_does(tmp_path: Path, orientation: int,
     assert np.array_equal(picture.alpha, expected[..., 3])
     kept = Image.Exif()
     kept.load(picture.exif)
+    assert kept.pop(ExifTags.Base.Orientation, 1) == 1
     assert dict(kept) == {ExifTags.Base.Artist: "Ada"}
 
 
@@ -440,10 +441,12 @@ def test_a_damaged_full_alpha_in_xmp_is_told(tmp_path: Path) -> None:
         '<rdf:Description rdf:about="" xmlns:irn="urn:irn-cli:record">'
         f"<irn:record>{record}</irn:record><irn:alpha>A</irn:alpha></rdf:Description>"
     )
-    Image.fromarray(noise(8, 8)).save(tmp_path / "a.webp", lossless=True, xmp=xmp.encode())
+    xmp = XMP.replace(b"</rdf:RDF>", xmp.encode() + b"</rdf:RDF>")
+    Image.fromarray(noise(8, 8)).save(tmp_path / "a.webp", lossless=True, xmp=xmp)
     picture = read(tmp_path / "a.webp")
     assert np.array_equal(picture.pixels, noise(8, 8))
-    assert "alpha beside the record is damaged" in picture.warnings[0]
+    assert "alpha beside it, is damaged" in picture.warnings[0]
+    assert picture.xmp == XMP
 
 
 def test_nothing_large_is_unpacked_into_a_picture_of_another_size(tmp_path: Path) -> None:

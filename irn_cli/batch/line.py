@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import torch
 
@@ -192,7 +193,7 @@ class _Line:
 
         return report
 
-    def _tell(self, _: Future[None]) -> None:
+    def _tell(self, _: Future[Any]) -> None:
         self._news.put(None)
 
     def _load_ahead(self, job: Job) -> Picture:
@@ -205,13 +206,13 @@ class _Line:
         picture = read(source, max_pixels=self._max_pixels)
         if job.pixels > HUGE:
             trim_memory()
-        return replace(picture, icc=None, exif=None, xmp=None, dpi=None) if self._strip else picture
+        return replace(picture, icc=None, exif=None, xmp=None, dpi=None, chunks=()) if self._strip else picture
 
-    def _store(self, product: Product) -> None:
+    def _store(self, product: Product) -> tuple[str, ...]:
         if product.picture.pixels.size // 3 > HUGE:
             trim_memory()
         target = sys.stdout.buffer if product.target == STREAM else product.target
-        write(target, product.picture, overwrite=self._outputs.force)
+        return write(target, product.picture, overwrite=self._outputs.force)
 
 
 @dataclass
@@ -220,7 +221,9 @@ class _InFlight:
 
     job: Job
     working: Future[None] = field(init=False)
-    writes: list[tuple[list[Path], Future[None]]] = field(default_factory=list)  # of files that are written together
+    writes: list[tuple[list[Path], Future[tuple[str, ...]]]] = field(
+        default_factory=list
+    )  # of files that are written together
     result: Result = field(default_factory=Result)
     error: Exception | None = None
     seconds: float = 0.0
@@ -237,7 +240,8 @@ class _InFlight:
         error = next((error for error in errors if isinstance(error, Exception)), None)
         if isinstance(error, BrokenPipeError):
             raise error
-        result = replace(self.result, seconds=self.seconds)
+        lost = dict.fromkeys(line for _, writing in self.writes if not writing.exception() for line in writing.result())
+        result = replace(self.result, seconds=self.seconds, warnings=(*self.result.warnings, *lost))
         if error is None:
             return Outcome(self.job.source, "done", Code.DONE, outputs=written, result=result)
         trace = "".join(traceback.format_exception(error))
