@@ -290,4 +290,5 @@ def _encode(stream: BinaryIO, picture: Picture, kind: str, options: dict[str, An
         stream.write(min((one.getbuffer() for one in whole), key=len))
     else:
         image.save(stream, kind, **options)
-    return (f"left out, for a {kind} cannot hold it: {', '.join(dict.fromkeys(lost))}",) if lost else ()
+    named = ", ".join(dict.fromkeys(lost))
+    return (f"left out, for a {'WebP' if kind == 'WEBP' else kind} cannot hold it: {named}",) if lost else ()

@@ -90,9 +90,9 @@ def test_others_are_worked_on_one_by_one_with_all_threads(tmp_path: Path, pixels
 def test_several_are_encoded_while_the_next_are_worked_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     meeting, plan = threading.Barrier(2, timeout=30), jobs(tmp_path, 4, SMALL + 1)
 
-    def meet(*arguments: Any, **options: Any) -> None:
+    def meet(*arguments: Any, **options: Any) -> tuple[str, ...]:
         meeting.wait()
-        write(*arguments, **options)
+        return write(*arguments, **options)
 
     monkeypatch.setattr("irn_cli.batch.line.write", meet)
     outcomes = outcomes_of(plan, doing(lambda _: None))
@@ -103,9 +103,9 @@ def test_few_wait_to_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     begun, held, most = [], threading.Event(), []
     plan = jobs(tmp_path, 12, SMALL + 1)
 
-    def hold(*arguments: Any, **options: Any) -> None:
+    def hold(*arguments: Any, **options: Any) -> tuple[str, ...]:
         held.wait(30)
-        write(*arguments, **options)
+        return write(*arguments, **options)
 
     monkeypatch.setattr("irn_cli.batch.line.write", hold)
     threading.Timer(0.5, lambda: (most.append(len(begun)), held.set())).start()
