@@ -1,0 +1,201 @@
+"""The pages in `docs/` and the README: commands run, names exist, specifications are what the code does."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import shlex
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from safetensors import safe_open
+
+from irn_cli import Rescaler, load_model, read, write
+from irn_cli.cli import irn
+from irn_cli.model import IRN
+from irn_cli.picture import Picture
+from irn_cli.record import FORMAT, Record, Restored, from_text
+from irn_cli.weights import list_weights, save_model
+from tests.helpers import ROOT, photo_like
+
+DOCS = ROOT / "docs"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("*/*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+# Links and names ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_named_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:irn_cli|tests|docs|benchmarks|examples|weights|batch|train)/[\w/.-]*)`", text):
+        assert any((place / name).exists() for place in (ROOT, ROOT / "irn_cli")), name
+
+
+# Commands -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable[..., IRN]) -> Path:
+    """An empty directory with small pictures named like the shipped photos, in which the models are tiny ones."""
+    for scale in (2, 4):
+        model = tiny_model(scale)
+        for name, parameter in model.named_parameters():
+            if "conv5" in name:  # gentle couplings: the small picture stays near the bicubic one
+                parameter.data *= 0.1
+        save_model(tmp_path / "weights" / f"irn-x{scale}.safetensors", model)
+    monkeypatch.setenv("IRN_WEIGHTS", str(tmp_path / "weights"))
+    for name in ("tune_allocator", "tune_convolutions"):  # settings of a process, and this one has other tests to run
+        monkeypatch.setattr(f"irn_cli.device.{name}", lambda *_: None)
+    work = tmp_path / "work"
+    (work / "examples" / "photos").mkdir(parents=True)
+    for number, name in enumerate(("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")):
+        Image.fromarray(photo_like(48, 64, number)).save(work / "examples" / "photos" / name)
+    monkeypatch.chdir(work)
+    return work
+
+
+def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each command of a page's console blocks, with the lines of output that follow it."""
+    for block in blocks(page, "console"):
+        for part in block.removeprefix("$ ").split("\n$ "):
+            command, *output = part.splitlines()
+            yield command, output
+
+
+def test_the_tutorial_runs_as_it_stands(workplace: Path) -> None:
+    ran = 0
+    for command, expected in commands(DOCS / "tutorial.md"):
+        program, *arguments = shlex.split(command)
+        if program == "irn":
+            result = CliRunner().invoke(irn, arguments, standalone_mode=False)
+            assert not result.exception, (command, result.exception)
+            assert not result.return_value, (command, result.stderr)
+            output = result.stderr.splitlines()
+            # What stands in brackets, and "4 done in ...", depends on the picture and the machine.
+            shown, told = ([re.split(r" \(| in ", line)[0] for line in lines] for lines in (expected, output))
+            assert not expected or shown == told, command
+        else:
+            assert program == "python"
+            subprocess.run([sys.executable, *arguments], check=True)
+        ran += 1
+    assert ran > 10
+    assert Path("run/preview.png").is_file()
+    assert np.array_equal(read("kept_up4.png").pixels, read("examples/photos/coffee.png").pixels)
+
+
+def test_the_tutorials_python_runs_as_pasted(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = blocks(DOCS / "tutorial.md", "python")
+    exec(compile(code, "tutorial.md", "exec"), {})
+    assert capsys.readouterr().out == "(48, 64, 3) (12, 16, 3) (48, 64, 3)\n"
+
+
+def test_the_readmes_python_runs_as_pasted(workplace: Path) -> None:
+    Image.fromarray(photo_like(48, 64)).save("photo.jpg")
+    (code,) = blocks(ROOT / "README.md", "python")
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert isinstance(names["large"], Picture)
+    assert names["large"].size == (48, 64)
+
+
+# The record -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "heading"), [(Record, "`small`"), (Restored, "`restored`")])
+def test_each_field_of_a_record_is_specified(kind: type, heading: str) -> None:
+    page = (DOCS / "record.md").read_text(encoding="utf-8")
+    section = page.split(f"### Fields of {heading}\n")[1].split("\n#")[0]
+    specified = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", section, re.MULTILINE))
+    names = {int: "integer", str: "string", float: "number"}
+    assert specified == {field.name: names[field.type] for field in dataclasses.fields(kind)}
+    assert f"format {FORMAT}\n" in page.splitlines(keepends=True)[0]
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    place = 8
+    while place < len(data):
+        length, kind = struct.unpack(">I4s", data[place : place + 8])
+        yield kind, data[place + 8 : place + 8 + length]
+        place += length + 12
+
+
+def test_a_program_that_knows_only_the_specification_reads_a_png(workplace: Path) -> None:
+    alpha = np.random.default_rng(0).integers(0, 256, (47, 62), dtype=np.uint8)
+    model = load_model("irn-x4")
+    write("small.png", Rescaler(model, "cpu", "fp32").downscale(Picture(photo_like(47, 62), alpha)))
+
+    found = list(png_chunks(Path("small.png").read_bytes()))
+    (text,) = (data for kind, data in found if kind == b"tEXt" and data.startswith(b"irn\0"))
+    record = json.loads(text.removeprefix(b"irn\0").decode("ascii"))
+    pixels = np.array(Image.open("small.png").convert("RGB"))
+    assert (record["irn"], record["kind"], record["mode"]) == (1, "small", "RGB")
+    assert (record["width"], record["height"], record["scale"]) == (62, 47, 4)
+    assert pixels.shape == (12, 16, 3)
+    assert record["pixels"] == hashlib.sha256(b"(12, 16, 3)" + pixels.tobytes()).hexdigest()
+
+    digest = hashlib.sha256()
+    with safe_open(Path("../weights/irn-x4.safetensors"), framework="np") as file:
+        for name in sorted(file.keys()):  # not a mapping
+            tensor = file.get_tensor(name).astype("<f4")
+            digest.update(f"{name}[{', '.join(map(str, tensor.shape))}]".encode() + tensor.tobytes())
+    assert record["weights"] == digest.hexdigest()
+
+    (deflated,) = (data for kind, data in found if kind == b"irNa")
+    rows = np.frombuffer(zlib.decompress(deflated), np.uint8).reshape(47, 62)
+    assert np.array_equal(np.cumsum(rows, axis=0, dtype=np.uint8), alpha)
+
+    z = torch.zeros(1, 45, 12, 16)  # of all draws the one that both can make
+    y = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+    with torch.inference_mode():
+        x = model.upscale(y, z)[0, :, :47, :62].mul(255).round().clamp(0, 255)
+    ours = Rescaler(model, "cpu", "fp32").upscale(read("small.png"), temperature=0.0).pixels
+    assert np.abs(x.permute(1, 2, 0).numpy() - ours).max() <= 1
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".tif"])
+def test_a_program_that_knows_only_the_specification_reads_xmp(workplace: Path, suffix: str) -> None:
+    write(f"small{suffix}", Rescaler(load_model("irn-x4"), "cpu", "fp32").downscale(Picture(photo_like(48, 64))))
+    data = Path(f"small{suffix}").read_bytes()
+    pattern = rb'<rdf:Description rdf:about="" xmlns:irn="urn:irn-cli:record"><irn:record>(.*?)</irn:record>'
+    (text,) = re.findall(pattern, data)
+    assert from_text(text.decode()) == read(f"small{suffix}").record
+
+
+# Weights --------------------------------------------------------------------------------------------------------------
+
+
+def test_each_field_of_the_shipped_headers_is_described() -> None:
+    page = (DOCS / "model-card.md").read_text(encoding="utf-8")
+    described = set(re.findall(r"`(\w+)`", page))
+    for info in list_weights():
+        with safe_open(info.path, framework="np") as file:
+            names = {re.sub(r"^scores_.*", "scores_NAME", name) for name in file.metadata()}
+        assert names <= described, names - described
+    config = {field.name for field in dataclasses.fields(load_model("irn-x2").config)}
+    assert config <= described
