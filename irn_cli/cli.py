@@ -671,8 +671,8 @@ def train(options: _Train) -> int:
       irn train --resume runs/mine
     """
     from irn_cli.device import tune_allocator, tune_convolutions
-    from irn_cli.monitor import RunConsole, follow, stopping
     from irn_cli.train.job import Request, parse_duration, prepare, processes
+    from irn_cli.train.monitor import RunConsole, stopping, watch
     from irn_cli.train.recipe import recipe_toml
     from irn_cli.train.trainer import train
 
@@ -719,5 +719,5 @@ def train(options: _Train) -> int:
                 limits=job.limits,
                 interrupted=interrupted,
             )
-            reason = follow(events, job.run, job.step.recipe, console, quiet=options.quiet)
+            reason = watch(events, job.run, job.step.recipe, console, quiet=options.quiet)
     return 130 if reason == "interrupted" else 0

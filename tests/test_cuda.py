@@ -18,7 +18,8 @@ from irn_cli.image import read
 from irn_cli.metrics import psnr
 from irn_cli.model import quantise
 from irn_cli.rescale import Rescaler
-from irn_cli.train import step as step_module
+from irn_cli.train import batches
+from irn_cli.train.batches import Batch
 from irn_cli.train.checkpoint import load_checkpoint
 from irn_cli.train.job import Limits
 from irn_cli.train.step import Step
@@ -51,13 +52,6 @@ def gpu_step(kind: str) -> Step:
     return make_step(precision, GPU, grain=0.5, average=0.5, recompute=kind == "recompute", **changes)
 
 
-def run_eagerly(step: Step, number: int, rate: float) -> None:
-    step._prepare(number)
-    step.rate.fill_(rate)
-    step.averaging.fill_(1 - min(step.recipe.average, (1 + number) / (10 + number)))
-    step._compute(alone=step.adversary is not None and number < step.recipe.discriminator_alone)
-
-
 def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], rate: float) -> None:
     """Adam moves a weight by about the rate, and by the whole of it where rounding turns a gradient's sign."""
     for name in expected:
@@ -69,15 +63,16 @@ def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], rate: flo
 @pytest.mark.parametrize("kind", ["fp32", "bf16", "muon", "recompute", "streamed", "irn-plus"])
 def test_a_captured_step_is_an_eager_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if kind == "streamed":
-        monkeypatch.setattr(step_module, "fits", lambda *_: False)
+        monkeypatch.setattr(batches, "fits", lambda *_: False)
     captured, eager = gpu_step(kind), gpu_step(kind)
+    eager.captured = False
     for number in range(6):  # in stage irn-plus two of the discriminator alone
         rate = 1e-3 / (1 + number % 3)
         captured.run(number, rate)
-        run_eagerly(eager, number, rate)
+        eager.run(number, rate)
         found, expected = captured.read(), eager.read()
         assert found == {name: pytest.approx(value, rel=1e-3, abs=1e-6) for name, value in expected.items()}, number
-    assert captured._graphs
+    assert captured.captured
     assert_near(copies(captured), copies(eager), 1e-3)
     for name, value in copies(captured).items():
         if name.endswith("/step"):
@@ -119,12 +114,12 @@ def test_a_bad_gradient_in_a_replay_never_reaches_the_weights(kind: str, value: 
 def test_a_bad_loss_in_a_replay_never_reaches_the_weights() -> None:
     step = gpu_step("fp32")
     step.run(0, 1e-3)
-    before, shrink = copies(step), step.shrink.clone()
-    step.shrink.fill_(float("nan"))
+    before, shrink = copies(step), step.batches.shrink.clone()
+    step.batches.shrink.fill_(float("nan"))
     step.run(1, 1e-3)
     assert same(before, copies(step), "weights/")
     assert step.read()["skipped"] == 1
-    step.shrink.copy_(shrink)
+    step.batches.shrink.copy_(shrink)
     step.run(2, 1e-3)
     assert not same(before, copies(step), "weights/")
 
@@ -133,13 +128,13 @@ def test_a_gpus_step_is_the_cpus() -> None:
     """But for the noise, which another generator draws: of the picture only what comes without it."""
     on_gpu, on_cpu = make_step(device=GPU), make_step()
     for step in (on_gpu, on_cpu):
-        step._prepare(0)
+        step.batches.prepare(0)
         step.rate.fill_(1e-3)
-    (x, guide, _), (same_x, same_guide, drawn) = on_gpu.batch(), on_cpu.batch()
+    (x, guide, _), (same_x, same_guide, drawn) = on_gpu.batches.draw(), on_cpu.batches.draw()
     torch.testing.assert_close(x.cpu(), same_x, rtol=0, atol=1e-6)
     torch.testing.assert_close(guide.cpu(), same_guide, rtol=0, atol=1e-5)
-    on_gpu.learn(x, guide, drawn.to(GPU))
-    on_cpu.learn(same_x, same_guide, drawn)
+    on_gpu.learn(Batch(x, guide, drawn.to(GPU)))
+    on_cpu.learn(Batch(same_x, same_guide, drawn))
     assert on_gpu.read() == {name: pytest.approx(value, rel=1e-3) for name, value in on_cpu.read().items()}
     assert_near({name: value.cpu() for name, value in copies(on_gpu).items()}, copies(on_cpu), 1e-3)
 
@@ -155,7 +150,19 @@ def test_a_run_saves_validates_and_goes_on(tmp_path: Path, precision: str) -> No
     validation = find_data_set(directory)
     whole = make_step(precision, GPU, **QUICK)
     events = list(train(whole, tmp_path / "whole", {}, validation=validation))
-    assert [type(event) for event in events] == [Logged, Logged, Saved, Logged, Logged, Saved, Validated, Saved, Ended]
+    kinds = [
+        Logged,
+        Logged,
+        Logged,
+        Saved,
+        Logged,
+        Logged,
+        Saved,
+        Validated,
+        Saved,
+        Ended,
+    ]  # the first step is logged too
+    assert [type(event) for event in events] == kinds
     assert load_model(tmp_path / "whole" / "weights.safetensors").config.scale == 2
 
     list(train(make_step(precision, GPU, **QUICK), tmp_path / "parts", {}, limits=Limits(steps=3)))
@@ -168,16 +175,16 @@ def test_a_run_saves_validates_and_goes_on(tmp_path: Path, precision: str) -> No
 
 def test_after_several_bad_steps_a_run_returns_to_its_last_good_state(tmp_path: Path) -> None:
     step = make_step(device=GPU, **{**QUICK, "iterations": 20, "patience": 2, "setback": 0.5})
-    shrink, states, events = step.shrink.clone(), {}, []
+    shrink, states, events = step.batches.shrink.clone(), {}, []
     for event in train(step, tmp_path, {}):
         events.append(event)
         if isinstance(event, Saved):
             states[event.step] = copies(step)
         if isinstance(event, Logged) and event.step == 6:
-            step.shrink.fill_(float("nan"))
+            step.batches.shrink.fill_(float("nan"))
         if isinstance(event, SetBack):
             assert same(states[4], copies(step), "weights/")
-            step.shrink.copy_(shrink)
+            step.batches.shrink.copy_(shrink)
     assert [(event.step, event.factor) for event in events if isinstance(event, SetBack)] == [(8, 0.5)]
     assert all(torch.isfinite(tensor).all() for tensor in copies(step).values())
     assert not same(states[4], copies(step), "weights/")

@@ -31,8 +31,8 @@ from tests.test_train_step import make_second_stage, make_step
 with processes("cpu"):
     for kind, changes in KINDS.items():
         step = make_step(grain=0.5, **changes)
-        step._prepare(0)
-        assert step.processes == 2 and len(step.batch()[0]) == 2
+        step.batches.prepare(0)
+        assert step.processes == 2 and len(step.batches.draw().x) == 2
         save_file(two_steps(step), f"{kind}{step.process}.safetensors")
     step = make_second_stage(discriminator_alone=1)
     step.run(0, 1e-3)
@@ -89,8 +89,8 @@ def test_the_second_stages_discriminator_learns_from_both_shares(results: Path) 
     first, second = (load_file(results / f"plus{process}.safetensors") for process in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
     step = make_second_stage()
-    step._prepare(0)
-    x, _, drawn = step.batch()
+    step.batches.prepare(0)
+    x, _, drawn = step.batches.draw()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as each process has: normalised over two crops, the gradient amplifies rounding
     with torch.no_grad():

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from irn_cli.errors import InputError
-from irn_cli.train import step as step_module
+from irn_cli.train import batches
+from irn_cli.train.batches import Batch
 from irn_cli.train.data import Pictures
 from irn_cli.train.recipe import Recipe, load_recipe
 from irn_cli.train.step import Step
@@ -61,7 +62,7 @@ def test_three_steps_are_those_of_the_authors_code() -> None:
     step.rate.fill_(recipe.rate(0, 0.0))
     weights = {"reconstruction": 1.0, "guide": 16.0, "distribution": 1.0}  # the file's terms are weighted
     for k, fact in enumerate(facts["steps"]):
-        step.learn(golden[f"hr_uint8_{k}"] / 255, golden[f"lr_reference_{k}"], golden[f"z_sample_{k}"])
+        step.learn(Batch(golden[f"hr_uint8_{k}"] / 255, golden[f"lr_reference_{k}"], golden[f"z_sample_{k}"]))
         shown = step.read()
         for name, weight in weights.items():
             assert weight * shown[name] == pytest.approx(fact[name], rel=1e-4), name
@@ -93,8 +94,8 @@ def test_steps_lower_the_loss_and_move_the_average() -> None:
 def test_a_step_depends_on_its_number_and_the_seed_alone(grain: float) -> None:
     def crops(seed: int, number: int) -> tuple[Tensor, Tensor, Tensor]:
         step = make_step(grain=grain, seed=seed)
-        step._prepare(number)
-        return step.batch()
+        step.batches.prepare(number)
+        return step.batches.draw()
 
     for a, b in zip(crops(1, 7), crops(1, 7), strict=True):
         assert torch.equal(a, b)
@@ -109,8 +110,8 @@ def test_a_step_depends_on_its_number_and_the_seed_alone(grain: float) -> None:
 def test_each_crops_latent_has_a_temperature_of_its_own() -> None:
     def drawn(*temperature: float) -> Tensor:
         step = make_step(temperature=temperature)
-        step._prepare(7)
-        return step.batch()[2]
+        step.batches.prepare(7)
+        return step.batches.draw().drawn
 
     plain, warm, ranged = drawn(1.0, 1.0), drawn(0.5, 0.5), drawn(0.2, 0.6)
     assert torch.equal(warm, 0.5 * plain)
@@ -124,9 +125,9 @@ def test_each_crops_latent_has_a_temperature_of_its_own() -> None:
 def test_pictures_that_do_not_fit_the_device_give_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
     step = make_step(grain=0.5)
     step.run(3, 1e-3)
-    monkeypatch.setattr(step_module, "fits", lambda *_: False)
+    monkeypatch.setattr(batches, "fits", lambda *_: False)
     streamed = make_step(grain=0.5)
-    assert not streamed.resident
+    assert not streamed.batches.resident
     streamed.run(3, 1e-3)
     assert same(copies(step), copies(streamed))
 
@@ -137,6 +138,29 @@ def test_recomputing_activations_changes_nothing() -> None:
         plain.run(k, 1e-3)
         lean.run(k, 1e-3)
     assert same(copies(plain), copies(lean))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_batch_in_parts_gives_the_same_gradient(precision: str) -> None:
+    whole, parts = make_step(precision), make_step(precision, accumulate=4)
+    for step in (whole, parts):
+        step.run(0, 1e-3)
+    for name, value in whole.read().items():
+        assert parts.read()[name] == pytest.approx(value, rel=1e-2 if precision == "bf16" else 1e-5), name
+    (one, two) = (torch.cat([w.grad.flatten() for w in step.weights if w.grad is not None]) for step in (whole, parts))
+    assert (one - two).norm() < (2e-2 if precision == "bf16" else 1e-5) * one.norm()
+
+
+def test_a_setback_lowers_both_sides_rates() -> None:
+    step = make_second_stage(discriminator_alone=0)
+    step.run(0, 1e-4, setback=0.25)
+    assert step.adversary is not None
+    assert step.rate == pytest.approx(0.25e-4)
+    assert step.adversary.rate == pytest.approx(0.25 * step.recipe.discriminator_lr)
+    before = copies(step)
+    step.run(1, 1e-4, setback=0.0)
+    for name, weight in [*step.master.named_parameters(), *step.adversary.network.named_parameters()]:
+        assert torch.equal(weight, before.get(f"weights/{name}", before.get(f"discriminator/{name}"))), name
 
 
 def test_bfloat16_convolutions_leave_masters_and_losses_in_float32() -> None:
@@ -186,10 +210,10 @@ def test_a_bad_gradient_never_reaches_the_weights(value: float, precision: str) 
 def test_a_bad_loss_never_reaches_the_weights() -> None:
     step = make_step()
     before = copies(step)
-    step._prepare(0)
-    x, guide, drawn = step.batch()
+    step.batches.prepare(0)
+    batch = step.batches.draw()
     step.rate.fill_(1e-3)
-    step.learn(x, guide * float("nan"), drawn)
+    step.learn(batch._replace(guide=batch.guide * float("nan")))
     assert same(before, copies(step), "weights/")
     assert step.read()["skipped"] == 1
 
@@ -199,8 +223,8 @@ def test_a_jump_is_skipped_only_once_the_guard_is_armed() -> None:
         step = make_step(jump=5.0, jump_after=jump_after)
         for k in range(4):
             step.run(k, 1e-4)
-        x, guide, drawn = step.batch()
-        step.learn(x, guide + 10, drawn)
+        batch = step.batches.draw()
+        step.learn(batch._replace(guide=batch.guide + 10))
         assert step.read()["loss"] > 5 * step.read()["level"] or not step.read()["skipped"]
         return step.read()["skipped"]
 

@@ -18,15 +18,16 @@ from irn_cli.dataset import DataSet, find_data_set
 from irn_cli.errors import DeviceError, InputError, IrnError, OutputError
 from irn_cli.evaluate import evaluate, summarise
 from irn_cli.methods import Network
+from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
 from irn_cli.train import checkpoint as checkpoints
 from irn_cli.train import trainer
 from irn_cli.train.checkpoint import load_checkpoint
 from irn_cli.train.job import Limits
 from irn_cli.train.step import Step
-from irn_cli.train.trainer import Clock, Ended, Event, Logged, Saved, SetBack, Validated, train
+from irn_cli.train.trainer import Clock, Ended, Event, Logged, Saved, SetBack, Validated, next_wait, train
 from irn_cli.weights import load_model, read_info
-from tests.test_train_step import copies, make_second_stage, make_step, poison, same
+from tests.test_train_step import copies, make_second_stage, make_step, noise_pictures, poison, same
 
 QUICK = {"log_every": 1, "save_every": 2, "validate_every": 100, "grain": 0.5, "jump_after": 1, "iterations": 6}
 
@@ -89,7 +90,8 @@ def test_what_is_exported_is_the_average_and_validates_as_irn_eval_says(tmp_path
     validated = [event for event in events if isinstance(event, Validated)]
     assert len(validated) == 1  # due, and the last
     assert validated[0].failures == ()
-    shapes = [picture.shape for picture in vars(validated[0].preview).values()]
+    (saved, *_) = [event for event in events if isinstance(event, Saved)]
+    shapes = [picture.shape for picture in vars(saved.preview).values()]
     assert shapes == [(80, 96, 3), (40, 48, 3), (80, 96, 3)]
 
     exported = load_model(tmp_path / "run" / "weights.safetensors")
@@ -100,6 +102,17 @@ def test_what_is_exported_is_the_average_and_validates_as_irn_eval_says(tmp_path
     again = summarise(score for score in evaluate([method], [photo]) if hasattr(score, "psnr_y"))[0]
     assert again.psnr_y == validated[0].summary.psnr_y
     assert f"PSNR {again.psnr_y:.2f} dB" in read_info(tmp_path / "run" / "weights.safetensors").notes["validation"]
+
+
+def test_a_run_stopped_at_once_has_a_row_and_a_preview(tmp_path: Path) -> None:
+    step = make_step(**{**QUICK, "log_every": 10, "save_every": 100})
+    events = run(step, tmp_path, limits=Limits(steps=3))
+    assert [event.step for event in events if isinstance(event, Logged)] == [1]
+    (saved,) = [event for event in events if isinstance(event, Saved)]
+    assert saved.preview.original.shape == (48, 48, 3)
+    assert np.array_equal(saved.preview.original, noise_pictures().pixels.view(-1, 48, 48, 3)[0].numpy())
+    scaler = Rescaler(step.averaged(), device="cpu", precision="fp32")
+    assert np.array_equal(saved.preview.small, scaler.downscale(Picture(saved.preview.original)).pixels)
 
 
 def test_a_validation_without_pictures_is_an_error(tmp_path: Path) -> None:
@@ -119,8 +132,8 @@ class Seconds:
         """Make a step take the next of the given seconds."""
         plain = step.run
 
-        def slow(number: int, rate: float) -> None:
-            plain(number, rate)
+        def slow(number: int, rate: float, setback: float = 1.0) -> None:
+            plain(number, rate, setback)
             self.now += next(self.each)
 
         step.run = slow  # type: ignore[method-assign]
@@ -218,7 +231,7 @@ def test_a_run_that_does_not_recover_is_given_up_with_its_weights_whole(tmp_path
 def test_too_little_memory_is_told(tmp_path: Path) -> None:
     step = make_step(**QUICK)
 
-    def full(_number: int, _rate: float) -> None:
+    def full(_number: int, _rate: float, _setback: float) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     step.run = full  # type: ignore[method-assign]
@@ -265,10 +278,10 @@ def test_what_is_no_checkpoint_is_told(tmp_path: Path) -> None:
 
 def test_only_the_last_step_of_a_stretch_is_waited_for_on_a_gpu() -> None:
     step = make_step(**{**QUICK, "log_every": 10, "save_every": 25, "validate_every": 40, "iterations": 57})
-    assert trainer._next_wait(step, 3, None) == 4
+    assert next_wait(step, 3, 0, None) == 4
     step.device = torch.device("cuda")
     marks, k = [], 0
     while k < 57:
-        k = trainer._next_wait(step, k, 33)
+        k = next_wait(step, k, 0, 33)
         marks.append(k)
-    assert marks == [10, 20, 25, 30, 33, 40, 50, 57]
+    assert marks == [1, 10, 20, 25, 30, 33, 40, 50, 57]

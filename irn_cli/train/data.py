@@ -1,8 +1,4 @@
-"""Training pictures: found, decoded once, held as one row of bytes, and cut into batches of crops.
-
-Cropping, mirroring, turning and grain are tensor arithmetic on whichever device holds the bytes, without a branch that
-depends on data: the same code runs eagerly on a CPU and inside a captured CUDA graph.
-"""
+"""Training pictures: found, decoded once, and held as one row of bytes."""
 
 import hashlib
 import json
@@ -11,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -25,7 +20,6 @@ from irn_cli.device import physical_memory
 from irn_cli.errors import InputError, IrnError
 from irn_cli.files import atomic_write
 from irn_cli.image import read
-from irn_cli.resize import bicubic
 
 _KEPT_SECONDS = 30 * 24 * 3600  # how long decoded pictures are kept that no run uses
 
@@ -149,104 +143,3 @@ def _decode(path: Path) -> NDArray[np.uint8] | str:
         return read(path).pixels
     except IrnError as error:
         return str(error)
-
-
-class Sampler:
-    """Which crops make up each step's batch: a function of (seed, step) alone, so that resuming needs no state.
-
-    Every picture comes once an epoch, in a fresh order each time; place, mirroring and turn are uniform.
-    """
-
-    def __init__(
-        self, places: Tensor, batch: int, patch: int, scale: int, *, flips: bool, turns: bool, seed: int
-    ) -> None:
-        self.places = places
-        self.batch, self.patch, self.scale = batch, patch, scale
-        self.flips, self.turns = flips, turns
-        self.seed = seed
-        self._order = lru_cache(maxsize=4)(self._shuffled)
-
-    def draw(self, step: int) -> Tensor:
-        """The batch of step `step`: (B, 6) int64, each crop's first row, height, width, top, left and orientation.
-
-        An orientation's bits mirror left to right (1), upside down (2), and exchange rows and columns (4).
-        """
-        count = len(self.places)
-        positions = range(step * self.batch, (step + 1) * self.batch)
-        chosen = self.places[torch.tensor([self._order(p // count)[p % count] for p in positions])]  # (B, 3)
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, "crops", step))
-        free = (chosen[:, 1:] - self.patch) // self.scale + 1
-        corner = (torch.rand(self.batch, 2, generator=generator, dtype=torch.float64) * free).long() * self.scale
-        orientation = torch.randint(8, (self.batch, 1), generator=generator)
-        orientation &= 3 * self.flips | 4 * self.turns
-        return torch.cat([chosen, corner, orientation], 1)
-
-    def _shuffled(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, "epoch", epoch))
-        return torch.randperm(len(self.places), generator=generator).tolist()
-
-
-def mixed_seed(*parts: object) -> int:
-    """A 32-bit seed that depends on every part: neighbouring steps get unrelated random numbers."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "little")
-
-
-def gather(pixels: Tensor, picks: Tensor, patch: int, margin: int) -> Tensor:
-    """Cut crops with a margin of their surroundings, mirrored half-sample where the picture ends.
-
-    Args:
-        pixels: (N, 3) uint8, as in `Pictures`.
-        picks: (B, 6) int64, as from `Sampler.draw`, on the same device.
-        patch: a crop's side.
-        margin: pixels added on each side, at most the smallest picture's side.
-
-    Returns:
-        (B, patch + 2 margin, patch + 2 margin, 3) uint8.
-    """
-    start, height, width, top, left, orientation = picks.view(-1, 6, 1, 1).unbind(1)  # (B, 1, 1) each
-    line = torch.arange(-margin, patch + margin, device=pixels.device)
-    row, column = line.view(1, -1, 1), line.view(1, 1, -1)
-    column = torch.where(orientation & 1 != 0, patch - 1 - column, column)
-    row = torch.where(orientation & 2 != 0, patch - 1 - row, row)
-    swap = orientation & 4 != 0
-    row, column = torch.where(swap, column, row), torch.where(swap, row, column)
-    row, column = _mirror(top + row, height), _mirror(left + column, width)
-    index = start + row * width + column  # (B, S, S)
-    return pixels.index_select(0, index.flatten()).view(*index.shape, 3)
-
-
-def _mirror(position: Tensor, size: Tensor) -> Tensor:
-    position = torch.where(position < 0, -1 - position, position)
-    return torch.where(position >= size, 2 * size - 1 - position, position)
-
-
-def add_grain(x: Tensor, share: float, levels: float, generator: torch.Generator) -> Tensor:
-    """Give some crops noise, as a camera would, and round them to 8 bits again.
-
-    Each crop, with probability `share`, gets normal noise of a standard deviation uniform in [0, levels]; of its
-    variance a uniform part is common to the channels, the rest is each channel's own.
-
-    Args:
-        x: (B, 3, H, W) float, in [0, 1].
-        share: how many of the crops, 0 to 1.
-        levels: the largest standard deviation, in levels of 255.
-        generator: where the randomness comes from, on x's device.
-
-    Returns:
-        The same shape, in [0, 1].
-    """
-
-    def uniform() -> Tensor:
-        return torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device)
-
-    deviation = levels / 255 * uniform() * (uniform() < share)
-    common = uniform()
-    whole = torch.randn(x[:, :1].shape, generator=generator, device=x.device)
-    own = torch.randn(x.shape, generator=generator, device=x.device)
-    noisy = x + deviation * (common.sqrt() * whole + (1 - common).sqrt() * own)
-    return torch.round(noisy.clamp(0, 1) * 255) / 255
-
-
-def shrinking_matrix(size: int, scale: int) -> Tensor:
-    """`bicubic` along one side as a matrix, (size / scale, size) float32: the guide is two products with it."""
-    return bicubic(torch.eye(size, dtype=torch.float64), (size // scale, size)).float()

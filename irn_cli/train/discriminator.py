@@ -54,7 +54,8 @@ class Adversary:
         self.features = features.to(device) if features else None
         self.weights = list(self.network.parameters())
         betas = (recipe.discriminator_beta1, recipe.discriminator_beta2)
-        self.optimiser = Adam(self.weights, recipe.discriminator_lr, betas)
+        self.rate = torch.tensor(recipe.discriminator_lr, device=device)
+        self.optimiser = Adam(self.weights, self.rate, betas)
 
     def terms(self, x: Tensor, restored: Tensor) -> dict[str, Tensor]:
         """The generator's terms of Eq. 11 that this side gives."""

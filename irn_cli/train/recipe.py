@@ -18,7 +18,14 @@ from irn_cli.errors import InputError, UsageError
 Stage = Literal["irn", "irn-plus"]
 
 # What a checkpoint written before these keys existed was trained with.
-_BEFORE = {"optimiser": "adam", "momentum": 0.95, "temperature": (1.0, 1.0), "guide_chroma": 1.0, "anneal": 0.2}
+_BEFORE = {
+    "accumulate": 1,
+    "anneal": 0.2,
+    "guide_chroma": 1.0,
+    "momentum": 0.95,
+    "optimiser": "adam",
+    "temperature": (1.0, 1.0),
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class Recipe:
     clamp: float  # c: the coupling's log-scale lies in (-c, c)
     # Data.
     batch: int  # crops a step, over all processes together
+    accumulate: int  # parts that they are computed in, one after another: less memory, the same gradient
     patch: int  # a crop's side in HR pixels
     flips: bool  # mirror crops at random
     turns: bool  # turn crops by quarter turns at random
@@ -85,8 +93,8 @@ class Recipe:
     seed: int
 
     def __post_init__(self) -> None:  # noqa: C901  # one check after another
-        positive = ("batch", "patch", "blocks", "growth", "clamp", "lr", "clip", "iterations", "jump", "patience",
-                    "setback", "anneal", "log_every", "save_every", "validate_every", "feature_scale",
+        positive = ("batch", "accumulate", "patch", "blocks", "growth", "clamp", "lr", "clip", "iterations", "jump",
+                    "patience", "setback", "anneal", "log_every", "save_every", "validate_every", "feature_scale",
                     "discriminator_lr")  # fmt: skip
         for field in fields(self):
             value = getattr(self, field.name)

@@ -26,6 +26,7 @@ from irn_cli.train.step import Step
 from irn_cli.weights import save_model
 
 WEIGHTS = "weights.safetensors"
+Pixels = NDArray[np.uint8]
 _PREVIEW = 256  # side of the preview's pictures at most
 _NONE = Limits()
 _SETBACKS = 10  # returns to a good state without a save between until the run is given up
@@ -43,11 +44,11 @@ class Logged:
 
 @dataclass(frozen=True, eq=False)
 class Preview:
-    """One validation picture's middle, as it went in, as it is small, and as it came back; (H, W, 3) uint8."""
+    """A picture's middle, as it went in, as it is small, and as it came back; (H, W, 3)."""
 
-    original: NDArray[np.uint8]
-    small: NDArray[np.uint8]
-    restored: NDArray[np.uint8]
+    original: Pixels
+    small: Pixels
+    restored: Pixels
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,6 @@ class Validated:
     step: int
     summary: Summary
     failures: tuple[str, ...]  # pictures that could not be measured, and why
-    preview: Preview
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Saved:
     """A checkpoint and the exported weights are on the disk."""
 
     step: int
+    preview: Preview  # by these weights
 
 
 @dataclass(frozen=True)
@@ -141,20 +142,21 @@ def train(  # noqa: C901  # one loop that is read from top to bottom
         counters = checkpoint.counters
     first, spent = counters, 0.0
     good, tries = _snapshot(step), 0
+    specimen = _specimen(step, validation)
     timed = recipe.horizon == "time" and limits.seconds is not None
     clock, marked, since = Clock(), counters.step, 0.0
     latest: Validated | None = None
 
     while (reason := _reason_to_stop(step, limits, counters.step - first.step, counters, spent, interrupted)) is None:
         begin = counters.step
-        end = _next_wait(step, begin, limits.steps and first.step + limits.steps)
-        factor = recipe.setback**counters.setbacks
+        end = next_wait(step, begin, first.step, limits.steps and first.step + limits.steps)
+        setback = recipe.setback**counters.setbacks
         norms = step.term_norms(begin) if recipe.term_norms and end % recipe.log_every == 0 else {}
         for k in range(begin, end):
             progress = counters.progress if timed else k / recipe.steps
-            rate = factor * recipe.rate(k, progress)
+            rate = recipe.rate(k, progress)
             try:
-                step.run(k, rate)
+                step.run(k, rate, setback)
             except torch.OutOfMemoryError as error:
                 raise DeviceError(
                     f"the device's memory does not suffice for {recipe.batch} crops of {recipe.patch}x{recipe.patch}: "
@@ -173,21 +175,21 @@ def train(  # noqa: C901  # one loop that is read from top to bottom
                 raise IrnError(
                     f"gave up at step {end}: loss or gradient stay bad after {tries} returns to a good state"
                 )
-            _return_to(step, good)
+            skipped = step.state()["guard/skipped"]  # goes on being counted
+            step.restore({**good, "guard/skipped": skipped, "guard/in_row": torch.zeros(())})
             tries += 1
             counters = replace(counters, setbacks=counters.setbacks + 1)
             yield SetBack(end, recipe.setback**counters.setbacks)
-        if end % recipe.log_every == 0:
+        if end % recipe.log_every == 0 or begin == first.step:  # the first one soon tells that all is well
             row = {name: shown[name] for name in step.shown} | norms
-            row |= {"skipped": shown["skipped"], "lr": rate, "ms_per_step": 1000 * since / (end - marked)}
+            row |= {"skipped": shown["skipped"], "lr": rate * setback, "ms_per_step": 1000 * since / (end - marked)}
             left = spent * (1 - progress) / max(progress - first.progress, 1e-9)
             yield Logged(end, row | {"elapsed": counters.elapsed}, progress, left)
             marked, since = end, 0.0
         if end % recipe.save_every == 0 and shown["in_row"] == 0:
             good, tries = _snapshot(step), 0
             if step.process == 0:
-                _save(step, run, counters, notes)
-                yield Saved(end)
+                yield _save(step, run, counters, notes, specimen)
         if validation is not None and step.process == 0 and end % recipe.validate_every == 0:
             for latest in _validate(step, end, validation, interrupted):
                 yield latest
@@ -196,8 +198,7 @@ def train(  # noqa: C901  # one loop that is read from top to bottom
     if timed and reason == "time":  # saving and validating take time too, in which the schedule does not move
         counters = replace(counters, progress=1.0)
     if step.process == 0:
-        _save(step, run, counters, notes)
-        yield Saved(counters.step)
+        yield _save(step, run, counters, notes, specimen)
         if validation is not None and reason != "interrupted" and (latest is None or latest.step != counters.step):
             for latest in _validate(step, counters.step, validation, interrupted):
                 yield latest
@@ -222,9 +223,9 @@ def _reason_to_stop(
     return None
 
 
-def _next_wait(step: Step, k: int, last: int | None) -> int:
+def next_wait(step: Step, k: int, first: int, last: int | None) -> int:
     """The step before which nobody asks for results: waiting for them costs a GPU time, and a CPU nothing."""
-    if step.device.type != "cuda":
+    if step.device.type != "cuda" or k == first:
         return k + 1
     recipe = step.recipe
     marks = [k - k % every + every for every in (recipe.log_every, recipe.save_every, recipe.validate_every)]
@@ -236,18 +237,33 @@ def _snapshot(step: Step) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in step.state().items()}
 
 
-def _return_to(step: Step, tensors: Mapping[str, Tensor]) -> None:
-    """Put a good state back; the count of all skipped steps goes on."""
-    skipped = step.guard["skipped"].clone()
-    step.restore(tensors)
-    step.guard["skipped"].copy_(skipped)
-    step.guard["in_row"].zero_()
-
-
-def _save(step: Step, run: Path, counters: Counters, notes: Mapping[str, str]) -> None:
-    """Write the checkpoint, and export the averaged weights."""
+def _save(step: Step, run: Path, counters: Counters, notes: Mapping[str, str], specimen: Pixels) -> Saved:
+    """Write the checkpoint, export the averaged weights, and try them."""
     save_checkpoint(run, Checkpoint(step.state(), counters, step.recipe, step.master.config, step.stamp, notes))
     _export(step, run, counters, notes)
+    with untuned_convolutions():
+        rescaler = _rescaler(step)
+        small = rescaler.downscale(Picture(specimen))
+        return Saved(counters.step, Preview(specimen, small.pixels, rescaler.upscale(small).pixels))
+
+
+def _rescaler(step: Step) -> Rescaler:
+    return Rescaler(step.averaged(), device=str(step.device), precision=step.precision)
+
+
+def _specimen(step: Step, validation: DataSet | None) -> Pixels:
+    """What previews show: the middle of the first validation picture that can be read, or of a training picture."""
+    pixels = step.batches.first_picture()
+    for path in validation.pictures if validation else ():
+        try:
+            pixels = read(path).pixels
+            break
+        except IrnError:
+            continue  # validating tells of it
+    scale = step.recipe.scale
+    height, width = (min(side, _PREVIEW) // scale * scale for side in pixels.shape[:2])
+    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+    return np.ascontiguousarray(pixels[top : top + height, left : left + width])
 
 
 def _export(step: Step, run: Path, counters: Counters, notes: Mapping[str, str]) -> None:
@@ -261,11 +277,10 @@ def _validate(step: Step, k: int, validation: DataSet, interrupted: Callable[[],
     Raises:
         InputError: not one picture can be measured.
     """
-    rescaler = Rescaler(step.averaged(), device=str(step.device), precision=step.precision)
     scores: list[Score] = []
     failures: list[str] = []
     with untuned_convolutions():  # each picture has its own size, and would have its own search
-        for result in evaluate([Network("weights", rescaler)], [validation]):
+        for result in evaluate([Network("weights", _rescaler(step))], [validation]):
             if interrupted():
                 return
             if isinstance(result, Failure):
@@ -274,17 +289,7 @@ def _validate(step: Step, k: int, validation: DataSet, interrupted: Callable[[],
                 scores.append(result)
         if not scores:
             raise InputError(f"no validation picture can be measured; the first: {failures[0]}")
-        preview = _preview(rescaler, validation.directory / scores[0].name)
-    yield Validated(k, summarise(scores)[0], tuple(failures), preview)
-
-
-def _preview(rescaler: Rescaler, path: Path) -> Preview:
-    pixels = read(path).pixels
-    height, width = (min(side - side % rescaler.scale, _PREVIEW) for side in pixels.shape[:2])
-    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
-    original = np.ascontiguousarray(pixels[top : top + height, left : left + width])
-    small = rescaler.downscale(Picture(original))
-    return Preview(original, small.pixels, rescaler.upscale(small).pixels)
+    yield Validated(k, summarise(scores)[0], tuple(failures))
 
 
 def _as_notes(summary: Summary) -> dict[str, str]:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from irn_cli.errors import OutputError
 from irn_cli.evaluate import Summary
-from irn_cli.monitor import RunConsole, follow, read_log, stopping, write_curve
+from irn_cli.train.monitor import RunConsole, read_log, stopping, watch, write_curve
 from irn_cli.train.recipe import load_recipe
 from irn_cli.train.trainer import Ended, Event, Logged, Preview, Saved, SetBack, Validated
 
@@ -36,16 +36,15 @@ def validated(step: int, failures: tuple[str, ...] = ()) -> Validated:
         lr_delta_e_95=4.5, lr_bits_per_pixel=11.0, bytes=100.0,
         bits_per_pixel=0.7, psnr_y_std_over_samples=None, seconds_per_picture=0.4,
     )  # fmt: skip
-    grey = np.full((32, 48, 3), 128, np.uint8)
-    preview = Preview(grey, np.zeros((8, 12, 3), np.uint8), grey)
-    return Validated(step, summary, failures, preview)
+    return Validated(step, summary, failures)
 
 
+GREY = np.full((32, 48, 3), 128, np.uint8)
 EVENTS: list[Event] = [
     logged(10),
     SetBack(15, 0.5),
     logged(6_000, skipped=3.0),
-    Saved(6_000),
+    Saved(6_000, Preview(GREY, np.zeros((8, 12, 3), np.uint8), GREY)),
     validated(6_000, ("cannot read bad.png: no picture",)),
     Ended(6_000, "time"),
 ]
@@ -64,13 +63,13 @@ def test_a_run_goes_on_where_nobody_reads_on(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with suppress(BrokenPipeError), os.fdopen(writer, "w") as stream:
-        assert follow(EVENTS, tmp_path, RECIPE, RunConsole(file=stream, width=80)) == "time"
+        assert watch(EVENTS, tmp_path, RECIPE, RunConsole(file=stream, width=80)) == "time"
     assert [row["step"] for row in read_log(tmp_path / "log.jsonl") if "loss" in row] == [10, 6_000]
 
 
 def test_without_a_terminal_there_is_a_line_an_event(tmp_path: Path) -> None:
     console = plain_console()
-    assert follow(EVENTS, tmp_path, RECIPE, console) == "time"
+    assert watch(EVENTS, tmp_path, RECIPE, console) == "time"
     lines = text(console).splitlines()
     assert lines[0] == "step 10 (0.1%)  loss 123.5  lr 2.00e-04  700 ms/step  1:02:05 left"
     assert lines[1] == "step 15  too many bad steps: back to the last good state, rate x 0.5 from here on"
@@ -86,7 +85,7 @@ def test_the_discriminators_loss_is_shown_and_is_not_the_runs(tmp_path: Path) ->
     console = plain_console()
     alone = logged(10, discriminator=1.25)
     alone = replace(alone, row={name: value for name, value in alone.row.items() if name != "loss"})
-    follow([alone, logged(20, discriminator=0.5)], tmp_path, RECIPE, console)
+    watch([alone, logged(20, discriminator=0.5)], tmp_path, RECIPE, console)
     first, second = text(console).splitlines()
     assert first.startswith("step 10 (0.1%)  discriminator 1.250  lr")
     assert second.startswith("step 20 (0.2%)  loss 61.7  discriminator 0.500  lr")
@@ -94,13 +93,13 @@ def test_the_discriminators_loss_is_shown_and_is_not_the_runs(tmp_path: Path) ->
 
 def test_quiet_shows_only_what_went_wrong(tmp_path: Path) -> None:
     console = plain_console()
-    follow(EVENTS, tmp_path, RECIPE, console, quiet=True)
+    watch(EVENTS, tmp_path, RECIPE, console, quiet=True)
     assert [line[:7] for line in text(console).splitlines()] == ["step 15"]
 
 
 def test_a_terminal_gets_a_display(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120, height=30)
-    follow(EVENTS, tmp_path, RECIPE, console)
+    watch(EVENTS, tmp_path, RECIPE, console)
     shown = text(console)
     for part in (
         "step 6,000",
@@ -116,20 +115,20 @@ def test_a_terminal_gets_a_display(tmp_path: Path) -> None:
 
 def test_eighty_columns_hold_every_loss(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=80, height=30)
-    follow([logged(6_000, perceptual=139.25, discriminator=1.25)], tmp_path, RECIPE, console)
+    watch([logged(6_000, perceptual=139.25, discriminator=1.25)], tmp_path, RECIPE, console)
     for part in ("reconstruction", "distribution", "perceptual", "139.2", "discriminator", "700 ms/step", "skipped 0"):
         assert part in text(console), part
 
 
 def test_other_processes_show_and_write_nothing(tmp_path: Path) -> None:
-    assert follow(EVENTS, tmp_path, RECIPE, None) == "time"
+    assert watch(EVENTS, tmp_path, RECIPE, None) == "time"
     assert not list(tmp_path.iterdir())
 
 
 def test_references_are_by_crops_seen_and_only_where_they_are_known(tmp_path: Path) -> None:
     def shown(**changes: object) -> str:
         console = plain_console()
-        follow([validated(6_000)], tmp_path, replace(RECIPE, **changes), console)  # type: ignore[arg-type]
+        watch([validated(6_000)], tmp_path, replace(RECIPE, **changes), console)  # type: ignore[arg-type]
         return text(console)
 
     assert "authors' run" in shown()
@@ -140,7 +139,7 @@ def test_references_are_by_crops_seen_and_only_where_they_are_known(tmp_path: Pa
 
 
 def test_records_are_rows_of_json_and_a_cut_one_is_left_out(tmp_path: Path) -> None:
-    follow(EVENTS, tmp_path, RECIPE, plain_console())
+    watch(EVENTS, tmp_path, RECIPE, plain_console())
     log = tmp_path / "log.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert [row["step"] for row in rows] == [10, 15, 6_000, 6_000, 6_000]
@@ -152,14 +151,14 @@ def test_records_are_rows_of_json_and_a_cut_one_is_left_out(tmp_path: Path) -> N
     with log.open("a") as stream:
         stream.write('{"step": 7, "lo')
     assert read_log(log) == rows
-    follow([logged(20)], tmp_path, RECIPE, plain_console())
+    watch([logged(20)], tmp_path, RECIPE, plain_console())
     assert [row["step"] for row in read_log(log)] == [10, 15, 6_000, 6_000, 6_000, 20]
     assert read_log(tmp_path / "absent") == []
 
 
 def test_the_curve_is_an_svg_with_the_whole_history(tmp_path: Path) -> None:
-    follow(EVENTS, tmp_path, RECIPE, plain_console())
-    follow([logged(8_000), validated(8_000)], tmp_path, RECIPE, plain_console())
+    watch(EVENTS, tmp_path, RECIPE, plain_console())
+    watch([logged(8_000), validated(8_000)], tmp_path, RECIPE, plain_console())
     root = ElementTree.parse(tmp_path / "curve.svg").getroot()  # our own file
     lines = [node.get("points", "").split() for node in root if node.tag.endswith("polyline")]
     assert [len(line) for line in lines] == [3, 2]
@@ -169,7 +168,7 @@ def test_the_curve_is_an_svg_with_the_whole_history(tmp_path: Path) -> None:
 
 
 def test_what_is_not_finite_is_null_in_the_log(tmp_path: Path) -> None:
-    follow([logged(1, loss=float("nan"), guide=float("inf")), logged(2)], tmp_path, RECIPE, plain_console())
+    watch([logged(1, loss=float("nan"), guide=float("inf")), logged(2)], tmp_path, RECIPE, plain_console())
     row = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0], parse_constant=pytest.fail)
     assert (row["loss"], row["guide"], row["grad_norm"]) == (None, None, 5.0)
     write_curve(tmp_path / "curve.svg", read_log(tmp_path / "log.jsonl"), RECIPE)
@@ -195,7 +194,7 @@ def test_a_curve_of_nothing_and_of_what_is_not_finite_is_still_a_picture(tmp_pat
 
 
 def test_the_preview_shows_original_small_and_restored(tmp_path: Path) -> None:
-    follow(EVENTS, tmp_path, RECIPE, plain_console())
+    watch(EVENTS, tmp_path, RECIPE, plain_console())
     preview = np.asarray(Image.open(tmp_path / "preview.png"))
     assert preview.shape == (32, 3 * 48 + 8, 3)
     assert (preview[:, :48] == 128).all()
@@ -204,7 +203,7 @@ def test_the_preview_shows_original_small_and_restored(tmp_path: Path) -> None:
 
 def test_a_directory_that_went_away_is_told(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"cannot write to .*absent: No such file"):
-        follow(EVENTS, tmp_path / "absent", RECIPE, plain_console())
+        watch(EVENTS, tmp_path / "absent", RECIPE, plain_console())
 
 
 def test_the_first_signal_asks_and_the_second_acts() -> None:

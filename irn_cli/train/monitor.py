@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
@@ -35,7 +36,7 @@ _REASONS = {
 }
 
 
-def follow(events: Iterable[Event], run: Path, recipe: Recipe, console: Console | None, *, quiet: bool = False) -> str:
+def watch(events: Iterable[Event], run: Path, recipe: Recipe, console: Console | None, *, quiet: bool = False) -> str:
     """Show and record a run's events until the last.
 
     Args:
@@ -69,8 +70,9 @@ def follow(events: Iterable[Event], run: Path, recipe: Recipe, console: Console 
                     history.append(record)
                     log.write(json.dumps(record) + "\n")
                     log.flush()
-                if isinstance(event, Validated):
+                if isinstance(event, Saved | Validated):
                     write_curve(run / "curve.svg", history, recipe)
+                if isinstance(event, Saved):
                     write_preview(run / "preview.png", event.preview)
                 if isinstance(event, Ended):
                     reason = event.reason
@@ -205,7 +207,7 @@ def _record(event: Event) -> dict[str, Any] | None:
     match event:
         case Logged(step, row, _, _):
             return {"step": step, **told(row)}
-        case Validated(step, summary, failures, _):
+        case Validated(step, summary, failures):
             numbers = {name: value for name, value in flat(summary).items() if isinstance(value, int | float)}
             record = {f"val_{name}": value for name, value in told(numbers).items()}
             return {"step": step, **record, "failures": failures}
@@ -227,7 +229,7 @@ def _line(event: Event, recipe: Recipe) -> str:
                 f"step {step:,} ({progress:.1%})  {loss}lr {row['lr']:.2e}  "
                 f"{row['ms_per_step']:.0f} ms/step{skipped}  {_duration(left)} left"
             )
-        case Validated(step, _, failures, _):
+        case Validated(step, _, failures):
             return "\n".join([f"step {step:,}  {_scores(event)}{_reference(step, recipe)}", *failures])
         case SetBack(step, factor):
             return f"step {step:,}  too many bad steps: back to the last good state, rate x {factor:g} from here on"
@@ -266,6 +268,7 @@ class _Display:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
+        self.spinner = Spinner("dots", "the first step ...")
         self.logged: Logged | None = None
         self.validated: Validated | None = None
         self.saved: int | None = None
@@ -277,14 +280,14 @@ class _Display:
                 self.logged = event
             case Validated():
                 self.validated = event
-            case Saved(step):
+            case Saved(step, _):
                 self.saved = step
             case Ended():
                 self.ended = event
 
-    def __rich__(self) -> Group | Text:
+    def __rich__(self) -> Group | Text | Spinner:
         if self.logged is None:
-            return Text(_line(self.ended, self.recipe) if self.ended else "first steps ...")
+            return Text(_line(self.ended, self.recipe)) if self.ended else self.spinner
         row = self.logged.row
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
