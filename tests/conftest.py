@@ -17,8 +17,10 @@ from tests.helpers import PHOTOS, make_tiny_model
 
 
 def pytest_configure() -> None:
-    """Heed Ctrl-C even where the tests run in the background: ignoring it would be inherited by what they interrupt."""
+    """Heed signals even in the background or under nohup: ignoring them would be inherited by what tests interrupt."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

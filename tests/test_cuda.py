@@ -150,19 +150,8 @@ def test_a_run_saves_validates_and_goes_on(tmp_path: Path, precision: str) -> No
     validation = find_data_set(directory)
     whole = make_step(precision, GPU, **QUICK)
     events = list(train(whole, tmp_path / "whole", {}, validation=validation))
-    kinds = [
-        Logged,
-        Logged,
-        Logged,
-        Saved,
-        Logged,
-        Logged,
-        Saved,
-        Validated,
-        Saved,
-        Ended,
-    ]  # the first step is logged too
-    assert [type(event) for event in events] == kinds
+    saved = [Logged, Logged, Saved]
+    assert [type(event) for event in events] == [Logged, *saved, *saved, Validated, Saved, Ended]  # the first one too
     assert load_model(tmp_path / "whole" / "weights.safetensors").config.scale == 2
 
     list(train(make_step(precision, GPU, **QUICK), tmp_path / "parts", {}, limits=Limits(steps=3)))

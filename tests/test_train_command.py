@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -309,11 +309,25 @@ def test_what_is_no_duration(text: str) -> None:
         parse_duration(text)
 
 
-def start(tmp_path: Path, *more: str) -> subprocess.Popen[str]:
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """`start(*arguments)` runs `irn train` in a process that ends with the test."""
     (tmp_path / "tiny.toml").write_text(TINY.replace("save_every = 2", "save_every = 1"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "irn_cli", "train", *COMMON, "-o", "run", *more]
-    return subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    running: list[subprocess.Popen[str]] = []
+
+    def run(*more: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "irn_cli", "train", *COMMON, "-o", "run", *more]
+        running.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True))
+        return running[-1]
+
+    yield run
+    for process in running:
+        process.kill()
+        process.communicate()
 
 
 def wait_for_step(tmp_path: Path, step: int) -> None:
@@ -327,8 +341,8 @@ def wait_for_step(tmp_path: Path, step: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals) -> None:
-    process = start(tmp_path)
+def test_a_signal_saves_and_leaves(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+    process = start()
     wait_for_step(tmp_path, 3)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
@@ -340,9 +354,9 @@ def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals) -> No
     assert rows[-1] == {"step": done, "ended": "interrupted"}
 
 
-def test_a_kill_at_any_moment_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
+def test_a_kill_at_any_moment_leaves_the_last_checkpoint_whole(start: Start, tmp_path: Path) -> None:
     for k in range(3):
-        process = start(tmp_path, *(["--force"] if k else []))
+        process = start(*(["--force"] if k else []))
         wait_for_step(tmp_path, 3 + k)
         process.kill()
         process.communicate()
@@ -351,17 +365,17 @@ def test_a_kill_at_any_moment_leaves_the_last_checkpoint_whole(tmp_path: Path) -
         load_model(tmp_path / "run" / "weights.safetensors")
 
 
-def test_more_crops_than_memory_holds_are_told_in_one_line(tmp_path: Path) -> None:
-    process = start(tmp_path, "--batch", str(10**11))
+def test_more_crops_than_memory_holds_are_told_in_one_line(start: Start) -> None:
+    process = start("--batch", str(10**11))
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 1
     assert "irn: not enough memory: " in errors
     assert "Traceback" not in errors
 
 
-def test_a_disk_that_fills_up_ends_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_ends_the_run_and_keeps_the_checkpoint(start: Start, tmp_path: Path) -> None:
     """A limit on file sizes stands in for the disk: the first run fits, the larger second one does not."""
-    process = start(tmp_path, "--stop-after", "2")
+    process = start("--stop-after", "2")
     process.communicate(timeout=100)
     before = (tmp_path / "run" / "checkpoint.safetensors").read_bytes()
     blocks = len(before) // 1024 // 2
