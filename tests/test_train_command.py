@@ -326,8 +326,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield run
     for process in running:
-        process.kill()
-        process.communicate()
+        with process:  # waits, and closes its pipe
+            process.kill()
 
 
 def wait_for_step(tmp_path: Path, step: int) -> None:
