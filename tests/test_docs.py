@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from runpy import run_path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors import safe_open
 
+import irn_cli
 from irn_cli import Rescaler, load_model, read, write
 from irn_cli.cli import irn
 from irn_cli.model import IRN
@@ -122,6 +124,20 @@ def test_the_readmes_python_runs_as_pasted(workplace: Path) -> None:
     exec(compile(code, "README.md", "exec"), names)
     assert isinstance(names["large"], Picture)
     assert names["large"].size == (48, 64)
+
+
+# What is generated ----------------------------------------------------------------------------------------------------
+
+
+def test_the_reference_has_each_public_name_with_its_docstring(tmp_path: Path) -> None:
+    run_path(str(DOCS / "build.py"))["reference"](tmp_path)
+    page = (tmp_path / "irn_cli.html").read_text(encoding="utf-8")
+    for name in irn_cli.__all__:
+        public = getattr(irn_cli, name)
+        members = [member for key, member in vars(public).items() if callable(member) and not key.startswith("_")]
+        for documented in [public, *(members if isinstance(public, type) else [])]:
+            assert documented.__doc__, documented
+            assert f'id="{documented.__qualname__}"' in page
 
 
 # The record -----------------------------------------------------------------------------------------------------------
