@@ -11,14 +11,24 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from irn_cli.errors import RecordError
 
-FORMAT = 1  # counts up when an older reader could no longer restore a newer small picture rightly
+# Counts up when an older reader could no longer restore a newer small picture rightly. A picture that needs nothing of
+# what a format brought is written in the one before.
+FORMAT = 2
+_WIDEST = 64  # pixels of the small picture: a wider border would be nothing but a way to fill somebody's memory
+
+Value = TypeVar("Value")
+
+
+def _since(version: int, default: Value) -> Value:
+    """A field that came with a later format than the first."""
+    return dataclasses.field(default=default, metadata={"since": version})
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,10 @@ class Record:
     weights: str  # their hash (`weights_hash`), hexadecimal SHA-256
     pixels: str  # the small picture's own pixels (`hash_pixels`): whether they have changed since
     grey_icc: str = ""  # a grey original's colour profile, base64: it may not stand in the small picture, which is RGB
+    method: str = _since(2, "network")  # or "bicubic": a tiny picture that interpolation both ways restores better
+    border: str = _since(2, "zero")  # what surrounded it in the network: `border.Border`'s kind, rows and columns
+    border_rows: int = _since(2, 0)
+    border_columns: int = _since(2, 0)
 
     def __post_init__(self) -> None:
         sides = (self.width, self.height)
@@ -41,6 +55,10 @@ class Record:
             raise RecordError(f"a record of impossible sizes: {self.width}x{self.height}, {self.scale} times smaller")
         if self.mode not in ("RGB", "L"):
             raise RecordError(f"a record of an unknown colour mode: expected RGB or L, found {self.mode!r}")
+        if self.method not in ("network", "bicubic") or self.border not in ("zero", "mirror", "edge"):
+            raise RecordError(f"a record of an unknown method {self.method!r} or border {self.border!r}")
+        if not all(0 <= margin <= _WIDEST for margin in (self.border_rows, self.border_columns)):
+            raise RecordError(f"a record of an impossible border: {self.border_rows} x {self.border_columns}")
         for name in ("weights", "pixels"):
             if not re.fullmatch("[0-9a-f]{64}", getattr(self, name)):
                 raise RecordError(f"a record whose {name!r} is no SHA-256: {getattr(self, name)[:80]!r}")
@@ -71,7 +89,12 @@ class Restored:
 def to_text(record: Record | Restored) -> str:
     """Write a record as one line of JSON in ASCII."""
     kind = "small" if isinstance(record, Record) else "restored"
-    return json.dumps({"irn": FORMAT, "kind": kind, **dataclasses.asdict(record)}, separators=(",", ":"))
+    version, values = 1, {}
+    for field in dataclasses.fields(record):
+        value, since = getattr(record, field.name), field.metadata.get("since", 1)
+        if since == 1 or value != field.default:
+            version, values[field.name] = max(version, since), value
+    return json.dumps({"irn": version, "kind": kind, **values}, separators=(",", ":"))
 
 
 def is_record(text: str) -> bool:

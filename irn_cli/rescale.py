@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from irn_cli.alpha import enlarge_alpha, fill_hidden, shrink_alpha
 from irn_cli.artifact import THRESHOLD, artifact_mask, find_artifact
+from irn_cli.border import LEAST, Border, Kind
 from irn_cli.colour import ColourDifference, colour_difference
 from irn_cli.device import Precision, parse_memory, resolve_device, resolve_precision, trim_memory
 from irn_cli.engine import Engine, Progress
@@ -33,6 +34,7 @@ Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 HUGE = 24_000_000  # pixels: such a picture gets all the memory there is, and gives back what it no longer needs
 _BAND = 64  # rows converted at a time between 8 bits and float32
 _SHARES = (0.25, 0.5, 0.75, 1.0)  # of the bicubic small picture, tried in turn where a blotch is
+_BORDER = 32  # pixels of the original that a border asked for by name adds at least
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,12 @@ class Fidelity:
 class Rescaler:
     """Makes pictures small and large again with one network::
 
-        picture -> fill what is transparent -> pad to a multiple of s -> downscale -> round y -> small picture + record
-                                                                                   -> z (kept if asked for)
+        picture -> fill what is transparent -> pad to a multiple of s, and by the border
+                -> downscale -> take the border off -> round y -> small picture + record
+                             -> z (kept if asked for)
 
-        small picture + z (kept, or drawn from N(0, T^2)) -> upscale -> crop to the recorded size -> round -> picture
+        small picture -> add the border, and z (kept, or drawn from N(0, T^2))
+                      -> upscale -> crop to the recorded size -> round -> picture
 
     On the CPU, and without a limit of memory, several threads may use it at once.
 
@@ -99,6 +103,7 @@ class Rescaler:
         *,
         keep_latent: bool = False,
         on_artifact: OnArtifact = "warn",
+        border: Kind | Literal["auto"] = "auto",
         progress: Progress | None = None,
     ) -> Picture:
         """Make a picture small.
@@ -109,6 +114,10 @@ class Rescaler:
                 colours under fully transparent pixels).
             on_artifact: what to do about a coloured blotch, a patch far from the bicubic small picture: `warn`, `fail`,
                 or blend the region towards the bicubic one until it restores no worse than `bicubic` does.
+            border: what surrounds the picture in the network: `zero`, as the network was trained; `mirror` or `edge`,
+                the picture continued. `auto` is `zero`, but a picture with a side below `border.LEAST` is tried with
+                `zero`, with `mirror`, and (unless the latent is kept) with bicubic interpolation in the network's
+                place, and the best one taken: it restores no worse than interpolation.
             progress: called from this thread now and then with the share done, 0 to 1; what it raises ends the work.
 
         Returns:
@@ -118,29 +127,19 @@ class Rescaler:
             InputError: there is a blotch, and `on_artifact` is `fail`.
         """
         pixels = fill_hidden(picture.pixels, picture.alpha)
-        engine = self._engine(keep_latent)
-        u = engine.downscale(_to_map(pixels, self.scale, engine), progress)  # (h, w, 3 s^2)
-        small = _to_pixels(u[..., :3], (u.shape[0], u.shape[1]))
-        if not keep_latent:
-            del u  # as large as the picture in float32, and not needed any more
-        warnings = list(picture.warnings)
-        reference = bicubic_small(pixels, self.scale, self._device)
-        artifact = find_artifact(small, reference)
-        if artifact.deviation > THRESHOLD:
-            if on_artifact == "fail":
-                raise InputError(str(artifact), Code.ARTIFACT)
-            if on_artifact == "bicubic":
-                small, outcome = self._blend(pixels, small, reference, progress)
-                warnings.append(f"{artifact}; {outcome}")
-            else:
-                warnings.append(f"{artifact} (--on-artifact bicubic blends it away)")
-        digest = hash_pixels(small)
-        latent = None
-        if keep_latent:
-            latent = self._kept(u.cpu(), pixels, small, digest)
-            if latent.z.dtype == np.float32 and not self._brings_back(latent, small, pixels):
-                warnings.append("even with its latent the original does not come back bit for bit")
         height, width = picture.size
+        if border != "auto":
+            surroundings: Border | None = Border.of(border, picture.size, self.scale, _BORDER)
+        elif min(picture.size) < LEAST:
+            surroundings = self._best_border(pixels, or_bicubic=not keep_latent)
+        else:
+            surroundings = Border()
+        latent, warnings = None, list(picture.warnings)
+        if surroundings is None:
+            small = _rounded(bicubic_small(pixels, self.scale))
+        else:
+            small, latent, told = self._shrink(pixels, surroundings, keep_latent, on_artifact, progress)
+            warnings.extend(told)
         record = Record(
             scale=self.scale,
             width=width,
@@ -149,8 +148,9 @@ class Rescaler:
             model=self.model.name,
             revision=self.model.revision,
             weights=self.hash,
-            pixels=digest,
+            pixels=hash_pixels(small),
             grey_icc=base64.b64encode(picture.icc).decode() if picture.icc and picture.mode == "L" else "",
+            **_remembered(surroundings),
         )
         return dataclasses.replace(
             picture,
@@ -195,19 +195,20 @@ class Rescaler:
         warnings = [*picture.warnings, *self._doubts(picture, record, digest)]
         if record and record.small_size == picture.size:
             size = record.height, record.width
-        latent = picture.latent
-        if latent:
-            u = self._with_latent(picture.pixels, digest, latent)  # (h, w, 3 s^2)
-            drawn = 0, 0.0, 0
-        else:
-            u = self._draw(picture.pixels, digest, seed, temperature, sample)
-            drawn = int(seed), float(temperature), int(sample)  # NumPy's numbers are none for a record
-        x = self._engine(latent is not None).upscale(u, progress)  # (s h, s w, 3)
-        del u
-        if x.numel() > 3 * HUGE:
-            trim_memory()
         mode = record.mode if record else picture.mode
-        pixels = _to_pixels(x, size, grey=mode == "L")
+        latent = picture.latent
+        surroundings = _surroundings(record, picture.size, self.scale)
+        drawn = 0, 0.0, 0
+        if surroundings is None:
+            x = torch.from_numpy(np.concatenate([band for _, band in bicubic_large(picture.pixels, self.scale)])) / 255
+            pixels = _to_pixels(x, size, grey=mode == "L")
+        elif latent:
+            u = self._with_latent(picture.pixels, digest, latent, surroundings)  # (h, w, 3 s^2)
+            pixels = self._enlarge(u, surroundings, size, exact=True, grey=mode == "L", progress=progress)
+        else:
+            u = self._draw(picture.pixels, digest, surroundings, seed, temperature, sample)
+            pixels = self._enlarge(u, surroundings, size, grey=mode == "L", progress=progress)
+            drawn = int(seed), float(temperature), int(sample)  # NumPy's numbers are none for a record
         if latent and latent.original != hash_pixels(pixels):
             warnings.append("the kept latent did not bring the original back bit for bit: other hardware or precision?")
         alpha = picture.full_alpha
@@ -266,21 +267,80 @@ class Rescaler:
             doubts.append("its pixels have changed since irn made it: the restoration will be poorer")
         return doubts
 
-    def _draw(self, pixels: Pixels, digest: str, seed: int, temperature: float, sample: int) -> Tensor:
+    def _best_border(self, pixels: Pixels, *, or_bicubic: bool) -> Border | None:
+        """What a picture with a short side restores best with: a border, or None for bicubic interpolation."""
+        size = (pixels.shape[0], pixels.shape[1])
+        errors: dict[Border | None, float] = {}
+        for border in (Border(), Border.of("mirror", size, self.scale)):
+            engine = self._engine(exact=False)
+            small = _inner(engine.downscale(_to_map(pixels, border, self.scale, engine)), border, size, self.scale)
+            u = self._draw(small, hash_pixels(small), border, seed=0, temperature=1.0, sample=0)
+            errors[border] = _error(pixels, [(0, self._enlarge(u, border, size))])
+        if or_bicubic:
+            bands = bicubic_large(_rounded(bicubic_small(pixels, self.scale)), self.scale)
+            errors[None] = _error(pixels, ((top, np.rint(band)) for top, band in bands))
+        return min(errors, key=lambda border: errors[border])
+
+    def _shrink(
+        self, pixels: Pixels, border: Border, keep_latent: bool, on_artifact: OnArtifact, progress: Progress | None
+    ) -> tuple[Pixels, Latent | None, list[str]]:
+        """Make pixels small with the network; with them come the latent, if it is to be kept, and warnings."""
+        engine = self._engine(keep_latent)
+        u = engine.downscale(_to_map(pixels, border, self.scale, engine), progress)  # (h, w, 3 s^2)
+        small = _inner(u, border, (pixels.shape[0], pixels.shape[1]), self.scale)
+        if not keep_latent:
+            del u  # as large as the picture in float32, and not needed any more
+        warnings = []
+        reference = bicubic_small(pixels, self.scale, self._device)
+        artifact = find_artifact(small, reference)
+        if artifact.deviation > THRESHOLD:
+            if on_artifact == "fail":
+                raise InputError(str(artifact), Code.ARTIFACT)
+            if on_artifact == "bicubic":
+                small, outcome = self._blend(pixels, small, reference, border, progress)
+                warnings.append(f"{artifact}; {outcome}")
+            else:
+                warnings.append(f"{artifact} (--on-artifact bicubic blends it away)")
+        if not keep_latent:
+            return small, None, warnings
+        latent = self._kept(u.cpu(), pixels, small, border)
+        if latent.z.dtype == np.float32 and not self._brings_back(latent, small, pixels, border):
+            warnings.append("even with its latent the original does not come back bit for bit")
+        return small, latent, warnings
+
+    def _enlarge(
+        self,
+        u: Tensor,
+        border: Border,
+        size: tuple[int, int],
+        *,
+        exact: bool = False,
+        grey: bool = False,
+        progress: Progress | None = None,
+    ) -> Pixels:
+        """What the network makes of a small picture and its latent, less the border, cropped to (H, W) and rounded."""
+        x = self._engine(exact).upscale(u, progress)  # (s h, s w, 3)
+        if x.numel() > 3 * HUGE:
+            trim_memory()
+        return _to_pixels(x[border.rows * self.scale :, border.columns * self.scale :], size, grey=grey)
+
+    def _draw(self, pixels: Pixels, digest: str, border: Border, seed: int, temperature: float, sample: int) -> Tensor:
         """The small picture beside its latent, drawn row after row: nothing but seed, sample and pixels matters."""
-        height, width = pixels.shape[:2]
+        rows, columns = border.sources((pixels.shape[0], pixels.shape[1]))
+        width = len(columns)
         key = hashlib.sha256(f"{seed} {digest} {sample}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little", signed=True))
         channels = self.model.config.latent_channels
-        u = self._engine(exact=False).new_map(height, width, 3 + channels)
-        for row in range(height):
+        u = self._engine(exact=False).new_map(len(rows), width, 3 + channels)
+        for row, source in enumerate(rows):
             drawn = torch.randn(width, channels, generator=generator) * temperature
-            u[row] = _sent(torch.cat([torch.from_numpy(pixels[row]) / 255, drawn], 1), u.device)
+            u[row] = _sent(torch.cat([torch.from_numpy(pixels[source, columns]) / 255, drawn], 1), u.device)
         return u
 
-    def _with_latent(self, pixels: Pixels, digest: str, latent: Latent) -> Tensor:
+    def _with_latent(self, pixels: Pixels, digest: str, latent: Latent, border: Border) -> Tensor:
         """The small picture beside its kept latent, rounding undone."""
-        height, width = pixels.shape[:2]
+        extended = _extended(pixels, border)
+        height, width = extended.shape[:2]
         channels = self.model.config.latent_channels
         if latent.pixels != digest:
             raise InputError(
@@ -290,40 +350,45 @@ class Rescaler:
         if latent.z.shape != (height, width, channels) or latent.rounding.shape != (height, width, 3):
             raise InputError(f"the latent does not fit: expected {(height, width, channels)}, found {latent.z.shape}")
         u = torch.empty(height, width, 3 + channels)
-        u[..., :3] = torch.from_numpy(pixels) / 255 + torch.from_numpy(latent.rounding)
+        u[..., :3] = torch.from_numpy(extended) / 255 + torch.from_numpy(latent.rounding)
         u[..., 3:] = torch.from_numpy(latent.z)
         return u
 
-    def _kept(self, u: Tensor, pixels: Pixels, small: Pixels, digest: str) -> Latent:
+    def _kept(self, u: Tensor, pixels: Pixels, small: Pixels, border: Border) -> Latent:
         """The latent in float16 where the original comes back with it, else in float32; tried, for it depends."""
-        rounding, z, original = u[..., :3] - torch.from_numpy(small) / 255, u[..., 3:], hash_pixels(pixels)
+        rounding, z = u[..., :3] - torch.from_numpy(_extended(small, border)) / 255, u[..., 3:]
+        digest, original = hash_pixels(small), hash_pixels(pixels)
         half = Latent(z.half().numpy(), rounding.half().numpy(), digest, original)
-        if self._brings_back(half, small, pixels):
+        if self._brings_back(half, small, pixels, border):
             return half
         return Latent(z.numpy().copy(), rounding.numpy(), digest, original)
 
-    def _brings_back(self, latent: Latent, small: Pixels, pixels: Pixels) -> bool:
-        u = self._with_latent(small, latent.pixels, latent)
-        height, width = pixels.shape[:2]
-        return np.array_equal(_to_pixels(self._engine(exact=True).upscale(u), (height, width)), pixels)
+    def _brings_back(self, latent: Latent, small: Pixels, pixels: Pixels, border: Border) -> bool:
+        u = self._with_latent(small, latent.pixels, latent, border)
+        restored = self._enlarge(u, border, (pixels.shape[0], pixels.shape[1]), exact=True)
+        return np.array_equal(restored, pixels)
 
     def _blend(
-        self, pixels: Pixels, small: Pixels, reference: NDArray[np.float32], progress: Progress | None
+        self,
+        pixels: Pixels,
+        small: Pixels,
+        reference: NDArray[np.float32],
+        border: Border,
+        progress: Progress | None,
     ) -> tuple[Pixels, str]:
         """Blend blotches towards the bicubic small picture, as little as restores no worse than bicubic."""
         mask = artifact_mask(small, reference)
         where = np.repeat(np.repeat(mask > 0, self.scale, 0), self.scale, 1)[: pixels.shape[0], : pixels.shape[1]]
-        rounded = np.rint(reference).astype(np.uint8)
-        target = _error(pixels, where, bicubic_large(rounded, self.scale))
+        target = _error(pixels, bicubic_large(_rounded(reference), self.scale), where)
         best, least, best_share = small, np.inf, 0.0
         for share in _SHARES:
             weight = share * mask[..., None]
-            blended = np.rint(small * (1 - weight) + reference * weight).astype(np.uint8)
+            blended = _rounded(small * (1 - weight) + reference * weight)
             if share < 1 and find_artifact(blended, reference).deviation > THRESHOLD:
                 continue
-            u = self._draw(blended, hash_pixels(blended), seed=0, temperature=1.0, sample=0)
-            restored = _to_pixels(self._engine(exact=False).upscale(u, progress), (pixels.shape[0], pixels.shape[1]))
-            error = _error(pixels, where, [(0, restored)])
+            u = self._draw(blended, hash_pixels(blended), border, seed=0, temperature=1.0, sample=0)
+            restored = self._enlarge(u, border, (pixels.shape[0], pixels.shape[1]), progress=progress)
+            error = _error(pixels, [(0, restored)], where)
             if error < least:
                 best, least, best_share = blended, error, share
             if error <= target:
@@ -332,28 +397,61 @@ class Rescaler:
         return best, outcome if least <= target else f"{outcome}, yet it restores worse than bicubic"
 
 
-def _error(pixels: Pixels, where: NDArray[np.bool_], bands: Iterable[tuple[int, NDArray[Any]]]) -> float:
-    """Sum of the squared differences from a picture that comes in bands of rows, over some of the pixels."""
+def _remembered(border: Border | None) -> dict[str, Any]:
+    """A border, or None for bicubic interpolation, as fields of a record."""
+    if border is None:
+        return {"method": "bicubic"}
+    return {"border": border.kind, "border_rows": border.rows, "border_columns": border.columns}
+
+
+def _surroundings(record: Record | None, size: tuple[int, int], scale: int) -> Border | None:
+    """The border of a small picture of (h, w), or None for bicubic interpolation; without a record, a likely one."""
+    if record and record.method == "bicubic":
+        return None
+    if record:
+        return Border(cast("Kind", record.border), record.border_rows, record.border_columns)
+    original = size[0] * scale, size[1] * scale
+    return Border.of("mirror", original, scale) if min(original) < LEAST else Border()
+
+
+def _error(pixels: Pixels, bands: Iterable[tuple[int, NDArray[Any]]], where: NDArray[np.bool_] | None = None) -> float:
+    """Sum of the squared differences from a picture that comes in bands of rows, over all or some of the pixels."""
     total = 0.0
     for top, band in bands:
-        rows = slice(top, min(top + len(band), len(pixels)))
-        inside = where[rows]
-        difference = pixels[rows][inside] - band[: len(inside), : inside.shape[1]][inside].astype(np.float64)
+        part = pixels[top : top + len(band)]
+        difference = part - band[: len(part), : part.shape[1]].astype(np.float64)
+        if where is not None:
+            difference = difference[where[top : top + len(part)]]
         total += float((difference * difference).sum())
     return total
 
 
-def _to_map(pixels: Pixels, scale: int, engine: Engine) -> Tensor:
-    """8-bit pixels as float32 in [0, 1], the last row and column repeated up to multiples of the scale."""
-    height, width = pixels.shape[:2]
-    x = engine.new_map(height + -height % scale, width + -width % scale, 3)
-    for top in range(0, height, _BAND):
-        band = slice(top, min(top + _BAND, height))
-        x[band, :width] = _sent(torch.from_numpy(pixels[band]), x.device)  # to a GPU as bytes
-        x[band, :width] /= 255
-    x[:height, width:] = x[:height, width - 1 : width]
-    x[height:] = x[height - 1]
+def _rounded(levels: NDArray[Any]) -> Pixels:
+    pixels: Pixels = np.rint(levels).astype(np.uint8)
+    return pixels
+
+
+def _extended(small: Pixels, border: Border) -> Pixels:
+    rows, columns = border.sources((small.shape[0], small.shape[1]))
+    extended: Pixels = small[rows][:, columns]
+    return extended
+
+
+def _to_map(pixels: Pixels, border: Border, scale: int, engine: Engine) -> Tensor:
+    """8-bit pixels and what surrounds them as float32 in [0, 1]; sides are multiples of the scale."""
+    rows, columns = border.sources((pixels.shape[0], pixels.shape[1]), scale)
+    x = engine.new_map(len(rows), len(columns), 3)
+    for top in range(0, len(rows), _BAND):
+        band = pixels[rows[top : top + _BAND]].take(columns, 1)
+        x[top : top + _BAND] = _sent(torch.from_numpy(band), x.device)  # to a GPU as bytes
+        x[top : top + _BAND] /= 255
     return x
+
+
+def _inner(u: Tensor, border: Border, size: tuple[int, int], scale: int) -> Pixels:
+    """The small picture of an original of (H, W), out of the network's map."""
+    small = -(-size[0] // scale), -(-size[1] // scale)
+    return _to_pixels(u[border.rows :, border.columns :, :3], small)
 
 
 def _to_pixels(x: Tensor, size: tuple[int, int], *, grey: bool = False) -> Pixels:

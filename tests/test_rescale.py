@@ -11,13 +11,15 @@ import torch
 from PIL import ImageCms
 
 from irn_cli import artifact, rescale
+from irn_cli.border import LEAST, Border
 from irn_cli.colour import colour_difference
 from irn_cli.errors import InputError, OutputError, UsageError
 from irn_cli.image import read, write
 from irn_cli.latent import latent_path, read_latent
+from irn_cli.metrics import psnr
 from irn_cli.model import IRN, quantise
 from irn_cli.picture import Picture
-from irn_cli.record import Record, Restored, hash_pixels
+from irn_cli.record import Record, Restored, from_text, hash_pixels, to_text
 from irn_cli.rescale import Rescaler
 from irn_cli.resize import bicubic_small
 from irn_cli.weights import load_model
@@ -48,14 +50,14 @@ def test_the_small_picture_is_the_networks_with_edges_repeated(tiny_model: Model
     x = torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
         expected = (quantise(model.downscale(x).y)[0] * 255).permute(1, 2, 0).numpy()
-    small = Rescaler(model, "cpu", "fp32").downscale(Picture(pixels))
+    small = Rescaler(model, "cpu", "fp32").downscale(Picture(pixels), border="zero")
     assert np.abs(small.pixels - expected).max() <= 1
     assert (small.pixels != expected).mean() < 0.001
 
 
 def test_the_record_tells_all(tiny_model: Models) -> None:
     scaler = Rescaler(tiny_model(4), "cpu", "fp32")
-    small = scaler.downscale(grey(photo_like(30, 41)))
+    small = scaler.downscale(grey(photo_like(30, 41)), border="zero")
     assert small.record == Record(4, 41, 30, "L", "tiny-x4", "1", scaler.hash, hash_pixels(small.pixels))
     large = scaler.upscale(small, seed=5, temperature=0.5, sample=2)
     assert large.record == Restored(4, "tiny-x4", "1", scaler.hash, 5, 0.5, 2)
@@ -64,7 +66,7 @@ def test_the_record_tells_all(tiny_model: Models) -> None:
 def test_draws_depend_on_seed_sample_and_pixels_alone(tiny_model: Models) -> None:
     model = tiny_model(4)
     scaler = Rescaler(model, "cpu", "fp32")
-    small = scaler.downscale(Picture(photo_like(60, 80)))
+    small = scaler.downscale(Picture(photo_like(64, 80)))
     large = scaler.upscale(small).pixels
     scaler.upscale(scaler.downscale(Picture(photo_like(20, 20))))  # order of files
     assert np.array_equal(large, scaler.upscale(small).pixels)
@@ -89,10 +91,10 @@ def test_seeds_out_of_an_array_do(tiny_model: Models, tmp_path: Path) -> None:
 
 def test_latents_are_standard_normal_whatever_the_width(tiny_model: Models) -> None:
     scaler = Rescaler(tiny_model(4), "cpu", "fp32")
-    draw = scaler._draw(np.zeros((300, 7, 3), np.uint8), "x", 0, 1.0, 0)[..., 3:]
+    draw = scaler._draw(np.zeros((300, 7, 3), np.uint8), "x", Border(), 0, 1.0, 0)[..., 3:]
     assert abs(float(draw.mean())) < 0.01
     assert abs(float(draw.std()) - 1) < 0.01
-    assert torch.equal(scaler._draw(np.zeros((5, 7, 3), np.uint8), "x", 0, 1.0, 0)[..., 3:], draw[:5])
+    assert torch.equal(scaler._draw(np.zeros((5, 7, 3), np.uint8), "x", Border(), 0, 1.0, 0)[..., 3:], draw[:5])
 
 
 def test_global_random_state_is_left_alone(tiny_model: Models) -> None:
@@ -165,17 +167,79 @@ def test_lost_alpha_is_enlarged_and_told(tiny_model: Models) -> None:
     assert np.abs(large.alpha.astype(int) - alpha).mean() < 3
 
 
+# Borders --------------------------------------------------------------------------------------------------------------
+
+
+def bicubic_and_back(pixels: np.ndarray, scale: int) -> np.ndarray:
+    small = np.rint(rescale.bicubic_small(pixels, scale)).astype(np.uint8)
+    large = np.concatenate([np.rint(band) for _, band in rescale.bicubic_large(small, scale)])
+    return large[: pixels.shape[0], : pixels.shape[1]].astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", ["irn-x2", "irn-x4"])
+def test_tiny_and_thin_pictures_come_back_no_worse_than_bicubic(name: str, photos: Path) -> None:
+    scaler = Rescaler(load_model(name), "cpu")
+    photo = read(photos / "chelsea.png").pixels
+    methods = set()
+    for height, width in [(1, 1), (8, 8), (120, 4), (30, 40)]:
+        pixels = photo[100 : 100 + height, 150 : 150 + width]
+        small = scaler.downscale(Picture(pixels))
+        restored = scaler.upscale(dataclasses.replace(small, record=from_text(to_text(small.record))))
+        assert restored.size == (height, width)
+        assert restored.warnings == ()
+        assert psnr(pixels, restored.pixels) >= psnr(pixels, bicubic_and_back(pixels, scaler.scale))
+        methods.add(small.record.method)
+    assert methods == {"network", "bicubic"}
+
+
+def test_only_what_has_a_short_side_is_tried_and_remembered(tiny_model: Models) -> None:
+    scaler = Rescaler(tiny_model(4), "cpu", "fp32")
+    ordinary = scaler.downscale(Picture(photo_like(LEAST, LEAST))).record
+    assert (ordinary.method, ordinary.border, ordinary.border_rows) == ("network", "zero", 0)
+    assert '"irn":1' in to_text(ordinary)
+    thin = scaler.downscale(Picture(photo_like(LEAST - 1, LEAST))).record
+    assert thin.method == "bicubic"  # these weights are random
+    assert '"irn":2' in to_text(thin)
+
+
+@pytest.mark.parametrize("border", ["mirror", "edge"])
+@pytest.mark.parametrize("shape", [(5, 70), (66, 81)])
+def test_a_border_by_name_is_added_and_taken_off(tiny_model: Models, border: str, shape: tuple[int, int]) -> None:
+    model, pixels = tiny_model(4), photo_like(*shape)
+    scaler = Rescaler(model, "cpu", "fp32")
+    small = scaler.downscale(Picture(pixels), border=border)
+    whole = np.pad(pixels, ((0, -shape[0] % 4), (0, -shape[1] % 4), (0, 0)), mode="edge")
+    rows, columns = 4 * small.record.border_rows, 4 * small.record.border_columns
+    assert min(rows, columns) >= 32
+    assert min(len(whole) + 2 * rows, whole.shape[1] + 2 * columns) >= LEAST
+    mode = {"mirror": "symmetric", "edge": "edge"}[border]
+    padded = np.pad(whole, ((rows, rows), (columns, columns), (0, 0)), mode=mode)
+    plain = scaler.downscale(Picture(padded), border="zero").pixels
+    assert np.array_equal(small.pixels, plain[rows // 4 : -rows // 4, columns // 4 : -columns // 4])
+    assert scaler.upscale(small).size == shape
+
+
+def test_without_a_record_a_tiny_picture_is_mirrored(tiny_model: Models) -> None:
+    scaler = Rescaler(tiny_model(4), "cpu", "fp32")
+    tiny = scaler.downscale(Picture(photo_like(8, 8)), border="zero")
+    border = Border.of("mirror", (8, 8), 4)
+    record = dataclasses.replace(tiny.record, border="mirror", border_rows=border.rows, border_columns=border.columns)
+    mirrored = scaler.upscale(dataclasses.replace(tiny, record=record)).pixels
+    assert np.array_equal(scaler.upscale(dataclasses.replace(tiny, record=None)).pixels, mirrored)
+
+
 # The kept latent ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["irn-x2", "irn-x4"])
-@pytest.mark.parametrize("kind", ["photo", "grey", "transparent", "noise"])
+@pytest.mark.parametrize("kind", ["photo", "grey", "transparent", "noise", "tiny"])
 def test_with_its_latent_the_original_comes_back_bit_for_bit(name: str, kind: str) -> None:
     pixels = photo_like(65, 94)
     picture = {
         "photo": Picture(pixels),
         "grey": grey(pixels),
         "transparent": Picture(pixels, disc(65, 94)),
+        "tiny": Picture(pixels[:6, :11]),
         "noise": Picture(np.random.default_rng(0).integers(0, 256, pixels.shape, dtype=np.uint8)),
     }[kind]
     scaler = Rescaler(load_model(name), "cpu")  # the precision follows from the latent
@@ -205,8 +269,8 @@ def test_writing_a_picture_writes_its_latent_beside_it(tiny_model: Models, tmp_p
 
 def test_a_latent_that_does_not_fit_is_refused(tiny_model: Models) -> None:
     scaler = Rescaler(tiny_model(4), "cpu", "fp32")
-    small = scaler.downscale(Picture(photo_like(30, 40)), keep_latent=True)
-    other = scaler.downscale(Picture(photo_like(30, 40, seed=1)), keep_latent=True)
+    small = scaler.downscale(Picture(photo_like(30, 40)), keep_latent=True, border="zero")
+    other = scaler.downscale(Picture(photo_like(30, 40, seed=1)), keep_latent=True, border="zero")
     with pytest.raises(InputError, match="belongs to another picture"):
         scaler.upscale(dataclasses.replace(small, latent=other.latent))
     cut = dataclasses.replace(small.latent, z=small.latent.z[:, :, :9])
