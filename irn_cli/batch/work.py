@@ -14,7 +14,7 @@ from irn_cli.errors import Code, InputError, UsageError, WeightsError
 from irn_cli.latent import latent_path, read_latent
 from irn_cli.picture import Picture
 from irn_cli.record import Record
-from irn_cli.rescale import OnArtifact, Pixels, Rescaler
+from irn_cli.rescale import BorderChoice, OnArtifact, Pixels, Rescaler
 from irn_cli.weights import DEFAULT_MODELS, find_by_hash
 
 
@@ -38,6 +38,7 @@ class Downscaler:
     scaler: Rescaler
     keep_latent: bool = False
     on_artifact: OnArtifact = "warn"
+    border: BorderChoice = "auto"
     verify: bool = False
     min_psnr: float | None = None  # dB on Y; a picture that restores worse is not written
 
@@ -48,6 +49,7 @@ class Downscaler:
             picture,
             keep_latent=self.keep_latent,
             on_artifact=self.on_artifact,
+            border=self.border,
             progress=_part(progress, 0, 2 if verify else 1),
         )
         result = Result(output_size=small.size[::-1], warnings=small.warnings)
