@@ -7,6 +7,7 @@ turns errors into exit statuses: 0 all done, 1 some input failed, 2 wrong usage,
 import gc
 import math
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -101,6 +102,17 @@ class _Finite(click.FloatRange):
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
         number = super().convert(value, parameter, context)
         return number if math.isfinite(number) else self.fail(f"{number} is not a finite number.", parameter, context)
+
+
+class _Size(click.ParamType[tuple[int, int]]):
+    """WIDTHxHEIGHT, as (height, width)."""
+
+    name = "size"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if not (found := re.fullmatch(r"([1-9]\d{0,8})x([1-9]\d{0,8})", str(value))):
+            self.fail(f"expected WIDTHxHEIGHT, as 640x427, not {value!r}.", parameter, context)
+        return int(found[2]), int(found[1])
 
 
 class _Option(click.Option):
@@ -306,6 +318,8 @@ class _Upscale(_Batch):
     spread: bool = _latent("--spread", is_flag=True,
         help="Also write where the samples differ: 20 times the difference, darker is more.")  # fmt: skip
     scale: int | None = _network("-s", "--scale", type=_SCALES, help="For pictures without a record of irn.")
+    size: tuple[int, int] | None = _network("--size", type=_Size(), metavar="WxH",
+        help="For such pictures: the original's size, which need not be a multiple of the scale.")  # fmt: skip
     model: str | None = _network("-m", "--model", type=_NAME, metavar="MODEL",
         show_default="those that made the small picture", help="Weights: a name or a path.")  # fmt: skip
 
@@ -316,6 +330,8 @@ class _Upscale(_Batch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.size and not self.scale:
+            raise UsageError("--size is for pictures without a record: it needs --scale")
         if self.spread and self.samples < 2:
             raise UsageError("--spread shows how samples differ: it needs --samples 2 or more")
         if self.latent and self.draw:
@@ -349,6 +365,7 @@ def upscale(options: _Upscale) -> int:
         load=lambda source: Rescaler(load_model(source), options.device, options.precision, options.memory),
         model=options.model,
         scale=options.scale,
+        size=options.size,
         samples=options.samples,
         seed=options.seed or 0,
         temperature=1.0 if options.temperature is None else options.temperature,

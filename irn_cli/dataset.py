@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from irn_cli import resize
 from irn_cli.errors import InputError, UsageError
-from irn_cli.image import read
+from irn_cli.image import FOREIGN, SUFFIXES, read
 from irn_cli.inputs import walk
 from irn_cli.metrics import WINDOW
 from irn_cli.picture import Picture
@@ -45,6 +45,8 @@ class Original:
 def find_data_set(directory: Path, name: str | None = None) -> DataSet:
     """Find the pictures in a folder and its sub-folders, in the order of their names.
 
+    Those of formats that we do not read are among them: whoever reads them tells that they are left out.
+
     Args:
         directory: the folder.
         name: what the results call the set; the folder's name where None.
@@ -54,7 +56,7 @@ def find_data_set(directory: Path, name: str | None = None) -> DataSet:
     """
     if not directory.is_dir():
         raise UsageError(f"no folder {directory}")
-    found = tuple(walk(directory))
+    found = tuple(walk(directory, SUFFIXES | FOREIGN))
     if not found:
         raise UsageError(f"no pictures in {directory}")
     return DataSet(name or directory.resolve().name, directory, found)

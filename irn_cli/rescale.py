@@ -253,7 +253,7 @@ class Rescaler:
     def _doubts(self, picture: Picture, record: Record | None, digest: str) -> list[str]:
         """What makes a good restoration unlikely, one line each."""
         if not record:
-            return ["no record of irn in it: restoring a foreign picture is no better than interpolation"]
+            return ["no record of irn: foreign, or stripped; if irn made it, --scale and --size restore it whole"]
         if record.scale != self.scale:
             raise InputError(f"made {record.scale} times smaller; {self.model.name} makes {self.scale} times larger")
         doubts = []

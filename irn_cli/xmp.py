@@ -20,7 +20,7 @@ def find(xmp: bytes, namespace: str, name: str) -> str | None:
     """
     if namespace.encode() in xmp:
         for _, node in _properties(_parse(xmp)):
-            if (node.namespaceURI, node.localName) == (namespace, name):
+            if _is_of(node, namespace) and node.localName == name:
                 return _text(node).strip()
     return None
 
@@ -38,7 +38,7 @@ def cut(xmp: bytes, namespace: str, names: str | tuple[str, ...] = "") -> bytes 
         return xmp
     document = _parse(xmp)
     for description, node in list(_properties(document)):
-        if node.namespaceURI == namespace and str(node.localName).startswith(names):
+        if _is_of(node, namespace) and str(node.localName).startswith(names):
             if isinstance(node, minidom.Attr):
                 description.removeAttributeNode(node)
             else:
@@ -78,6 +78,11 @@ def _of(description: minidom.Element) -> Iterator[minidom.Element | minidom.Attr
     attributes: list[minidom.Attr] = list(description.attributes.values())
     yield from (node for node in attributes if node.namespaceURI not in (None, _XMLNS, _RDF))
     yield from (node for node in list(description.childNodes) if isinstance(node, minidom.Element))
+
+
+def _is_of(node: minidom.Element | minidom.Attr, namespace: str) -> bool:
+    """Whether a node is of a namespace, to whose name Adobe's toolkit adds a slash where none is."""
+    return str(node.namespaceURI).rstrip("/") == namespace.rstrip("/")
 
 
 def _text(node: minidom.Element | minidom.Attr) -> str:

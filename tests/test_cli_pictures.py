@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image, PngImagePlugin
 
+from irn_cli.chunks import text
 from irn_cli.cli import irn
 from irn_cli.colour import ColourDifference
 from irn_cli.errors import IrnError, one_line
@@ -257,10 +258,38 @@ def test_strip(run: Run) -> None:
 
 def test_foreign_pictures_need_a_scale_and_are_warned_of(run: Run) -> None:
     photo("a.png", 5, 7)
-    ended(run("upscale a.png"), 1, told="failed: no usable record of irn in it: --scale is needed")
-    result = ended(run("upscale a.png -s 2"), 0, told="warning: no record of irn in it: restoring a foreign picture")
+    ended(run("upscale a.png"), 1, told="failed: no usable record of irn: foreign, or stripped; --scale and --size")
+    result = ended(run("upscale a.png -s 2"), 0, told="warning: no record of irn: foreign, or stripped; if irn made it")
     assert result.stderr.count("warning") == 1
     assert read("a_up2.png").size == (10, 14)
+
+
+def test_without_its_record_a_picture_is_restored_as_well_as_ever(run: Run) -> None:
+    photo("a.png", 29, 42)
+    run("downscale a.png")
+    run("upscale a_down4.png -o whole.png")
+    with Image.open("a_down4.png") as image:
+        Image.fromarray(np.asarray(image)).save("stripped.png")  # as editors do
+    told = "stripped.png: warning: no record of irn: taken for what irn-x4 makes of 42x29"
+    result = ended(run("upscale stripped.png -s 4 --size 42x29"), 0, told=told)
+    assert result.stderr.count("warning") == 1
+    assert np.array_equal(read("stripped_up4.png").pixels, read("whole.png").pixels)
+    ended(run("upscale stripped.png -s 4 --size 42x28 --force"), 1, told="--size 42x28 is 11x7 at 4x; it has 11x8")
+    ended(run("upscale stripped.png --size 42x29"), 2, told="--size is for pictures without a record")
+    ended(run("upscale stripped.png -s 4 --size 42"), 2, told="expected WIDTHxHEIGHT, as 640x427, not '42'")
+    ended(run("upscale a_down4.png -s 4 --size 42x29 -o b.png"), 0)
+    ended(run("upscale a_down4.png -s 4 --size 43x29 -o c.png"), 1, told="its record says that the original is 42x29")
+
+
+def test_a_foreign_text_of_our_key_is_no_record(run: Run) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("irn", "International Reference Number 7")
+    Image.fromarray(photo_like(9, 13)).save("a.png", pnginfo=info)
+    assert "warning" not in ended(run("downscale a.png"), 0).stderr
+    ended(run("upscale a_down4.png"), 0)
+    for name in ("a_down4.png", "a_up4.png"):
+        assert [text(chunk) for chunk in read(name).chunks] == ["International Reference Number 7"]
+    assert read("a_up4.png").size == (9, 13)
 
 
 def test_right_weights_are_found_by_their_hash(
@@ -333,7 +362,7 @@ def test_patterns_lists_and_names_are_mirrored(run: Run) -> None:
 def test_outputs_are_never_inputs_again(run: Run) -> None:
     photo("a.png")
     ended(run("downscale ."), 0)
-    ended(run("upscale ."), 0, told="a.png: skipped: no record of irn in it")
+    ended(run("upscale ."), 0, told="a.png: skipped: no record of irn: foreign, or stripped")
     before = files()
     for renamed in ("a_down4.png", "a_up4.png"):  # known by their record, not by their name
         Path(renamed).rename(f"{renamed[:-4]} (1).png")

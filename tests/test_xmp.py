@@ -22,6 +22,8 @@ FORMS = [
        </rdf:Description>""",
     '<rdf:Description rdf:about="" xmlns:t="urn:test" t:record="{&quot;a&quot;: &quot;&lt;é&gt;&quot;}"/>',
     """<rdf:Description xmlns:t='urn:test' t:record='{"a": "&lt;&#xE9;&gt;"}' rdf:about=''/>""",
+    # Adobe's toolkit, and Exiv2 with it, adds a slash to the namespace.
+    '<rdf:Description rdf:about="" xmlns:t="urn:test/"><t:record>{"a": "&lt;é&gt;"}</t:record></rdf:Description>',
     '<rdf:Description rdf:about=""><record xmlns="urn:test"><![CDATA[{"a": "<é>"}]]></record></rdf:Description>',
 ]
 

@@ -144,7 +144,7 @@ def plan_upscale(
             plan.append(Outcome(source.path, "skipped", Code.OWN, "irn restored it"))
             continue
         if source.header and not record and not source.header.damaged and not scale and not source.named:
-            reason = "no record of irn in it; --scale enlarges such pictures too"
+            reason = "no record of irn: foreign, or stripped; --scale and --size restore it all the same"
             plan.append(Outcome(source.path, "skipped", Code.NO_RECORD, reason))
             continue
         factor = record.scale if record else scale or 4

@@ -13,7 +13,7 @@ from irn_cli.engine import Progress
 from irn_cli.errors import Code, InputError, UsageError, WeightsError
 from irn_cli.latent import latent_path, read_latent
 from irn_cli.picture import Picture
-from irn_cli.record import Record
+from irn_cli.record import Record, hash_pixels
 from irn_cli.rescale import BorderChoice, OnArtifact, Pixels, Rescaler
 from irn_cli.weights import DEFAULT_MODELS, find_by_hash
 
@@ -79,6 +79,7 @@ class Upscaler:
     load: Callable[[str | Path], Rescaler]  # from a name or path of weights
     model: str | None = None  # instead of the weights in the record
     scale: int | None = None  # for pictures without a record
+    size: tuple[int, int] | None = None  # for such, (H, W) of the original
     samples: int = 1
     seed: int = 0
     temperature: float = 1.0
@@ -94,6 +95,8 @@ class Upscaler:
         if self.latent or (not self.draw and self.samples == 1 and beside.is_file()):
             picture = replace(picture, latent=read_latent(self.latent or beside))
         scaler = self._scaler(picture)
+        if self.size:
+            picture = _with_size(picture, self.size, scaler)
         first: Picture | None = None
         total = np.zeros(())
         for sample in range(self.samples):
@@ -116,7 +119,7 @@ class Upscaler:
         record = picture.record if isinstance(picture.record, Record) else None
         scale = record.scale if record else self.scale
         if scale is None:
-            reason = "no usable record of irn in it: --scale is needed to enlarge it all the same"
+            reason = "no usable record of irn: foreign, or stripped; --scale and --size restore it all the same"
             raise InputError(reason, Code.NO_RECORD)
         source = self.model or (record.weights if record else "") or str(scale)
         with self._loading:
@@ -126,6 +129,31 @@ class Upscaler:
         if scaler.scale != scale:
             raise UsageError(f"{scaler.model.name} makes pictures {scaler.scale} times larger, not {scale}")
         return scaler
+
+
+def _with_size(picture: Picture, size: tuple[int, int], scaler: Rescaler) -> Picture:
+    """A picture that has lost its record, with what is known of it all the same."""
+    height, width = size
+    if isinstance(picture.record, Record):
+        if (picture.record.height, picture.record.width) != size:
+            of = f"{picture.record.width}x{picture.record.height}"
+            raise InputError(f"its record says that the original is {of}, not {width}x{height}: leave --size out")
+        return picture
+    record = Record(
+        scale=scaler.scale,
+        width=width,
+        height=height,
+        mode=picture.mode,
+        model=scaler.model.name,
+        revision=scaler.model.revision,
+        weights=scaler.hash,
+        pixels=hash_pixels(picture.pixels),
+    )
+    if record.small_size != picture.size:
+        wanted, found = (f"{columns}x{rows}" for rows, columns in (record.small_size, picture.size))
+        raise InputError(f"--size {width}x{height} is {wanted} at {scaler.scale}x; it has {found}")
+    told = f"no record of irn: taken for what {scaler.model.name} makes of {width}x{height}"
+    return replace(picture, record=record, warnings=(*picture.warnings, told))
 
 
 def _part(progress: Progress, index: int, count: int) -> Progress:
