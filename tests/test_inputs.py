@@ -74,6 +74,7 @@ def test_shards() -> None:
 def test_formats_that_irn_does_not_read_are_in_a_data_set_to_be_named(tmp_path: Path) -> None:
     from irn_cli.dataset import find_data_set
 
+    (tmp_path / "set").mkdir()
     for name in ("a.png", "b.HEIC", "c.dng", "d.txt"):
-        (tmp_path / name).touch()
-    assert [path.name for path in find_data_set(tmp_path).pictures] == ["a.png", "b.HEIC", "c.dng"]
+        (tmp_path / "set" / name).touch()
+    assert [path.name for path in find_data_set(tmp_path / "set").pictures] == ["a.png", "b.HEIC", "c.dng"]
