@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from irn_cli.errors import Code, InputError, UsageError, explain, one_line
 
@@ -115,6 +116,21 @@ class _Size(click.ParamType[tuple[int, int]]):
         return int(found[2]), int(found[1])
 
 
+class _Weights(click.Path):
+    """Weights by name or path; a shell completes names, and files where none begins so."""
+
+    def __init__(self) -> None:
+        super().__init__(readable=False)
+
+    def shell_complete(
+        self, context: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from irn_cli.locations import weights_names
+
+        names = [CompletionItem(name) for name in weights_names() if name.startswith(incomplete)]
+        return names or super().shell_complete(context, parameter, incomplete)
+
+
 class _Option(click.Option):
     """An option that the help shows in a section."""
 
@@ -143,6 +159,13 @@ class _Command(click.Command):
 class _Group(click.Group):
     command_class = _Command
     group_class = type
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and not context.resilient_parsing:
+            context.fail(f"No such command {args[0]!r}; there are: {', '.join(sorted(self.commands))}.")
+        return super().resolve_command(context, args)
 
 
 def _argument(**attributes: Any) -> Any:
@@ -252,7 +275,7 @@ _network, _checks, _latent = _section("Network"), _section("Checks"), _section("
 class _Downscale(_Batch):
     scale: int | None = _network("-s", "--scale", type=_SCALES, show_default="4, or that of --model",
         help="How many times smaller.")  # fmt: skip
-    model: str | None = _network("-m", "--model", type=_NAME, metavar="MODEL",
+    model: str | None = _network("-m", "--model", type=_Weights(), metavar="MODEL",
         show_default="the shipped ones of the scale", help="Weights: a name or a path.")  # fmt: skip
     border: Literal["auto", "zero", "mirror", "edge"] = _network("--border",
         type=click.Choice(["auto", "zero", "mirror", "edge"]), default="auto",
@@ -320,7 +343,7 @@ class _Upscale(_Batch):
     scale: int | None = _network("-s", "--scale", type=_SCALES, help="For pictures without a record of irn.")
     size: tuple[int, int] | None = _network("--size", type=_Size(), metavar="WxH",
         help="For such pictures: the original's size, which need not be a multiple of the scale.")  # fmt: skip
-    model: str | None = _network("-m", "--model", type=_NAME, metavar="MODEL",
+    model: str | None = _network("-m", "--model", type=_Weights(), metavar="MODEL",
         show_default="those that made the small picture", help="Weights: a name or a path.")  # fmt: skip
 
     @property
@@ -436,7 +459,7 @@ _pictures, _methods, _protocol, _results = (_section(title) for title in ("Pictu
 class _Eval(_Device):
     directories: tuple[Path, ...] = _pictures("--data", type=_PATH, multiple=True, metavar="DIR",
         help="A folder of pictures, sub-folders included: a data set named after it.  [repeatable]")  # fmt: skip
-    models: tuple[str, ...] = _methods("-m", "--model", multiple=True, type=_NAME, metavar="MODEL",
+    models: tuple[str, ...] = _methods("-m", "--model", multiple=True, type=_Weights(), metavar="MODEL",
         show_default="the shipped of the scale",
         help="Weights: a name, a path, or an official .pth.  [repeatable]")  # fmt: skip
     scale: int | None = _methods("-s", "--scale", type=_SCALES, show_default="the models', or 4",
@@ -559,7 +582,8 @@ def weights_list() -> None:
     Example:
       irn weights list
     """
-    from irn_cli.weights import list_weights, weights_directories
+    from irn_cli.locations import weights_directories
+    from irn_cli.weights import list_weights
 
     found = list_weights()
     for info in found:
@@ -570,7 +594,7 @@ def weights_list() -> None:
 
 
 @weights.command("show")
-@click.argument("name", type=_NAME)
+@click.argument("name", type=_Weights())
 def weights_show(name: str) -> None:
     """Show what weights say of themselves: data, scores, licence.
 
@@ -615,7 +639,8 @@ def weights_import(options: _Import) -> None:
     Example:
       irn weights import IRN_x4.pth -o irn-official-x4.safetensors
     """
-    from irn_cli.weights import import_official, user_directory
+    from irn_cli.locations import user_directory
+    from irn_cli.weights import import_official
 
     output = options.output or user_directory() / f"{options.source.stem}.safetensors"
     import_official(options.source, output, overwrite=options.force)
@@ -631,7 +656,7 @@ class _Train(_Device):
         help="Folder of training pictures, searched at any depth.  [repeatable]")  # fmt: skip
     validation: Path | None = _pictures("--val", type=_PATH, metavar="DIR",
         show_default="a few training pictures, held out", help="Folder of validation pictures.")  # fmt: skip
-    recipe: str | None = _recipe("--recipe", metavar="irn|irn-plus|irn-shipped", show_default="irn",
+    recipe: str | None = _recipe("--recipe", type=click.Choice(["irn", "irn-plus", "irn-shipped"]), show_default="irn",
         help="The paper's first stage, its second, or what made the shipped weights.")  # fmt: skip
     config: Path | None = _recipe("--config", type=_PATH, metavar="FILE.toml",
         help="Values that replace the recipe's; the options below replace both.")  # fmt: skip
@@ -650,7 +675,7 @@ class _Train(_Device):
         help="What they expect: normalised RGB, or BGR levels minus a mean.")  # fmt: skip
     run: Path | None = _training("-o", "--output", metavar="RUN", type=_PATH, show_default="runs/RECIPE-xSCALE",
         help="The run's directory.")  # fmt: skip
-    init: str | None = _training("--init", type=_NAME, metavar="WEIGHTS",
+    init: str | None = _training("--init", type=_Weights(), metavar="WEIGHTS",
         help="Start from these weights: a name or a path.")  # fmt: skip
     resume: str | None = _training("--resume", is_flag=False, flag_value="", type=_NAME, metavar="RUN",
         help="Continue this run with its own recipe and pictures; without a name, the one of -o.")  # fmt: skip

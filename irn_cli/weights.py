@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import platformdirs
 import torch
 from torch import Tensor
 
 from irn_cli.errors import UsageError, WeightsError
+from irn_cli.locations import weights_directories
 from irn_cli.model import IRN, IRNConfig
 from irn_cli.tensors import Format, read_state_dict
 
@@ -171,21 +171,6 @@ def list_weights() -> list[WeightsInfo]:
             except WeightsError:
                 continue
     return found
-
-
-def weights_directories() -> list[Path]:
-    """Where names are looked up, first match first: $IRN_WEIGHTS (may list several), shipped, the user's own."""
-    package = Path(__file__).parent
-    shipped = package / "shipped"  # in the wheel, where a directory `weights` would stand beside this module
-    if not shipped.is_dir():
-        shipped = package.parent / "weights"  # in a checkout
-    named = [Path(entry) for entry in os.environ.get("IRN_WEIGHTS", "").split(os.pathsep) if entry]
-    return [*named, shipped, user_directory()]
-
-
-def user_directory() -> Path:
-    """Where `irn weights import` puts what a user brings; not made until then."""
-    return Path(platformdirs.user_data_dir("irn", appauthor=False)) / "weights"
 
 
 def import_official(source: Path, target: Path, *, overwrite: bool = False) -> None:

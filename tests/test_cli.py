@@ -17,6 +17,7 @@ from irn_cli import cli
 from irn_cli.cli import irn
 from irn_cli.errors import UsageError, WeightsError
 from irn_cli.model import IRN
+from irn_cli.train.recipe import recipe_names
 from irn_cli.weights import load_model, read_info, save_model
 from tests.helpers import make_tiny_model, photo_like
 
@@ -143,6 +144,38 @@ def test_shells_complete_names_of_files(words: list[str]) -> None:
     assert (found.type, found.value) == ("file", "pho")
 
 
+@pytest.mark.parametrize(
+    ("words", "incomplete", "expected"),
+    [
+        (["upscale", "-m"], "irn-x", ["irn-x2", "irn-x4"]),
+        (["eval", "--model"], "", ["irn-x2", "irn-x4"]),
+        (["weights", "show"], "irn-x4", ["irn-x4"]),
+        (["train", "--init"], "irn", ["irn-x2", "irn-x4"]),
+        (["train", "--recipe"], "", recipe_names()),
+        (["train", "-s"], "", ["2", "4", "8"]),
+    ],
+)
+def test_shells_complete_values_without_torch(words: list[str], incomplete: str, expected: list[str]) -> None:
+    found = ShellComplete(irn, {}, "irn", "_IRN_COMPLETE").get_completions(words, incomplete)
+    assert [item.value for item in found] == expected
+    code = f"""
+import sys
+from click.shell_completion import ShellComplete
+from irn_cli.cli import irn
+assert ShellComplete(irn, {{}}, "irn", "_IRN_COMPLETE").get_completions({words}, {incomplete!r})
+assert "torch" not in sys.modules and "numpy" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_unknown_command_is_answered_with_the_known() -> None:
+    for words, names in ((["foo"], ["downscale", "eval", "train"]), (["weights", "foo"], ["import", "list", "show"])):
+        result = CliRunner().invoke(irn, words)
+        assert result.exit_code == 2
+        assert "No such command 'foo'; there are: " in result.stderr
+        assert all(name in result.stderr for name in names)
+
+
 def test_h_works_everywhere() -> None:
     for command in ([], ["weights"], ["weights", "list"], ["downscale"], ["upscale"]):
         result = CliRunner().invoke(irn, [*command, "-h"])
@@ -196,7 +229,8 @@ def test_weights_list_and_show(shelf: Path) -> None:
 
 
 def test_where_no_weights_are_it_is_told_where_they_could_be(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("irn_cli.weights.weights_directories", lambda: [shelf / "none", shelf / "neither"])
+    for module in ("locations", "weights"):
+        monkeypatch.setattr(f"irn_cli.{module}.weights_directories", lambda: [shelf / "none", shelf / "neither"])
     listed = CliRunner().invoke(irn, ["weights", "list"])
     assert (listed.exit_code, listed.stdout) == (0, "")
     assert listed.stderr == f"irn: no weights in {shelf}/none, {shelf}/neither\n"

@@ -136,7 +136,6 @@ def test_starting_weights_bring_their_network(train: Train, tmp_path: Path) -> N
     [
         (["--data", "absent"], "no folder absent"),
         (["--data", "empty"], "no pictures in"),
-        (["--data", str(PHOTOS), "--recipe", "best"], "no recipe 'best'"),
         (["--data", str(PHOTOS), "--config", "absent.toml"], "cannot read absent.toml"),
         (["--data", str(PHOTOS), "--config", "typo.toml"], "did you mean 'guide'"),
         (["--data", str(PHOTOS), "--patch", "4000"], f"none of {COUNT} pictures can be used"),
