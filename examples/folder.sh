@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# A folder of photographs made small, and large again; its tree is mirrored. Run it again after an interruption: what
-# is done is passed over.
+# A folder of photographs made small, and large again; its tree is mirrored. What fails is named and the rest is done.
+# Run it again after an interruption, or when photographs have been added or changed: what is done is skipped.
 # usage: folder.sh PHOTOS SMALL LARGE
-set -euo pipefail
+set -uo pipefail
+status=0
 
-irn downscale "$1" -o "$2" --skip-existing
-irn upscale "$2" -o "$3" --skip-existing
+irn downscale "$1" -o "$2" --update || status=$?
+[ "$status" -le 1 ] || exit "$status" # 1: some pictures failed
+irn upscale "$2" -o "$3" --update || status=$?
+exit "$status"

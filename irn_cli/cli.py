@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from irn_cli.errors import Code, InputError, UsageError, explain, one_line
+from irn_cli.errors import Code, InputError, OutputError, UsageError, explain, one_line
 
 if TYPE_CHECKING:
-    from irn_cli.batch.plan import Job, Outcome, Outputs
+    from irn_cli.batch.plan import Existing, Job, Outcome, Outputs
     from irn_cli.batch.work import Work
     from irn_cli.inputs import Input
 
@@ -59,7 +59,20 @@ def main() -> None:
         status = getattr(error, "exit_status", 1)
     if "WORLD_SIZE" not in os.environ:  # under torchrun, what such cycles hold has threads to be ended
         gc.freeze()  # else the interpreter, ending, searches all of torch for cycles: a quarter of a second
-    sys.exit(status or 0)
+    sys.exit(_flushed(status or 0))
+
+
+def _flushed(status: int) -> int:
+    """Write out what standard output still holds; the exit status, given that so far."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError as error:
+        if not status:
+            click.echo(f"irn: {explain(error)[1]}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter, ending, tries again
+        return status or 1
+    return status
 
 
 def _print_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -223,6 +236,8 @@ class _Batch(_Device):
         help="A file for one input, a directory for more; - is standard output.")  # fmt: skip
     force: bool = _outputs("--force", is_flag=True, help="Replace existing files.")
     skip_existing: bool = _outputs("--skip-existing", is_flag=True, help="Skip inputs whose outputs exist.")
+    update: bool = _outputs("--update", is_flag=True,
+        help="The same, but renew outputs that are older than their inputs.")  # fmt: skip
     strip: bool = _outputs("--strip", is_flag=True, help="Leave out EXIF, XMP, colour profile and resolution.")
     files_from: str | None = _inputs("--files-from", type=_NAME, metavar="FILE",
         help="Read more inputs from FILE, one per line; - is standard input.")  # fmt: skip
@@ -241,13 +256,18 @@ class _Batch(_Device):
             raise UsageError("standard input cannot be both a picture and the list of --files-from")
         if self.as_json and (self.output == "-" or (self.output is None and "-" in self.sources)):
             raise UsageError("standard output cannot take both a picture and --json; -o names a file")
-        if self.force and self.skip_existing:
-            raise UsageError("--force and --skip-existing exclude each other")
+        if self.force + self.skip_existing + self.update > 1:
+            raise UsageError("--force, --skip-existing and --update exclude each other")
+        if self.output == "":
+            raise UsageError("-o '': expected a file or a directory")
+        if sys.stdout is None and (self.as_json or self.output == "-"):
+            raise OutputError("standard output is closed")
 
     def outputs(self) -> "Outputs":
         from irn_cli.batch.plan import Outputs
 
-        return Outputs(self.output, self.force, self.skip_existing)
+        chosen: dict[Existing, bool] = {"replace": self.force, "skip": self.skip_existing, "update": self.update}
+        return Outputs(self.output, next((existing for existing, asked in chosen.items() if asked), "refuse"))
 
 
 @click.group(cls=_Group, context_settings=CONTEXT)
@@ -410,11 +430,11 @@ def _wait_asleep() -> None:
 
 def _find(options: _Batch) -> "list[Input]":
     """The inputs that a command line means."""
-    from irn_cli.inputs import find_pictures, read_list
+    from irn_cli.inputs import find_pictures, read_list, standard_input
 
     listed: list[str] = []
     if options.files_from == "-":
-        listed = read_list(sys.stdin.buffer, zeros=options.zeros)
+        listed = read_list(standard_input(), zeros=options.zeros)
     elif options.files_from:
         try:
             with Path(options.files_from).open("rb") as stream:

@@ -14,6 +14,7 @@ class Code(StrEnum):
 
     # Skipped.
     EXISTS = "exists"  # its result is there already; failed, where neither --force nor --skip-existing was given
+    OUTDATED = "outdated"  # its result is there already, but it has changed since: --update renews the result
     OWN = "made-by-irn"  # irn made it (nothing to make small), or restored it (nothing to make large)
     NO_RECORD = "no-record"  # irn did not make it small; failed, where it was named and no --scale was given
     UNSUPPORTED = "unsupported-format"  # a picture in a format that irn does not read, found in a directory

@@ -1,14 +1,27 @@
 """Atomic writing: a file is there whole or not at all, whatever kills the process."""
 
 import errno
+import hashlib
 import os
+import platform
 import secrets
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-from irn_cli.errors import OutputError
+from irn_cli.errors import Code, OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that is open cannot be removed anyway
+    fcntl = None  # type: ignore[assignment]
+
+# Whose locks we can see: other machines' only on some network file systems.
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+_DAY = 86400  # seconds; no write pauses for so long
 
 
 @contextmanager
@@ -16,7 +29,8 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
     """Open `path` for writing so that it appears complete, or not at all, when the block ends.
 
     The bytes go to a temporary file in the same directory (made if absent), which is flushed to disk and then put in
-    place under its name in one step. When the block raises, the temporary file is removed and `path` is as it was.
+    place under its name in one step. When the block raises, the temporary file is removed and `path` is as it was; when
+    the process is killed, it stays until another one writes into this directory.
 
     Args:
         path: the file to make.
@@ -26,27 +40,56 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
         OutputError: `path` exists (without `overwrite`), is a directory, cannot be written, or the disk is full.
     """
     target = Path(path)
-    _require_free(target, overwrite)
     try:
+        _require_free(target, overwrite)
         target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target.parent.absolute())
+        with _temporary(target.parent) as (temporary, stream):
+            with stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            if overwrite:
+                temporary.replace(target)
+            else:
+                _put_new(temporary, target)
+    except OSError as error:
+        raise _output_error(target, error) from error
+
+
+@contextmanager
+def _temporary(directory: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file, locked until the block ends (so that nobody sweeps it), and removed then if it is still there."""
+    while True:
         # Not by `tempfile`: its files are private, and how public others are is asked by setting the process's umask.
-        temporary = target.with_name(f".irn-{secrets.token_hex(8)}.part")
-        stream = temporary.open("xb")
-    except OSError as error:
-        raise _output_error(target, error) from error
-    try:
-        with stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        if overwrite:
-            temporary.replace(target)
-        else:
-            _put_new(temporary, target)
-    except OSError as error:
-        raise _output_error(target, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        path = directory / f".irn-{_HOST}-{secrets.token_hex(8)}.part"
+        stream = path.open("xb")
+        lock = os.dup(stream.fileno()) if fcntl else None  # outlasts the stream
+        try:
+            if fcntl and lock is not None:
+                with suppress(OSError):  # a file system without locks: nothing is swept there
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                if not os.fstat(lock).st_nlink:  # swept before it was locked
+                    continue
+            yield path, stream
+            return
+        finally:
+            stream.close()
+            path.unlink(missing_ok=True)
+            if lock is not None:
+                os.close(lock)
+
+
+@cache
+def _sweep(directory: Path) -> None:
+    """Remove what killed processes left half-written here; once for each directory and process."""
+    for path in directory.glob(".irn-*.part"):
+        here = fcntl is not None and path.name.startswith(f".irn-{_HOST}-")
+        with suppress(OSError), path.open("r+b") as stream:
+            if fcntl:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if here or path.stat().st_mtime < time.time() - _DAY:
+                path.unlink()
 
 
 def require_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -56,10 +99,13 @@ def require_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -
         OutputError: `path` exists (without `overwrite`), is a directory, or lies where nothing can be made.
     """
     target = Path(path)
-    _require_free(target, overwrite)
-    there = next(parent for parent in target.absolute().parents if os.path.lexists(parent))
-    if not there.is_dir():
-        raise OutputError(f"cannot write {target}: {there} is no directory")
+    try:
+        _require_free(target, overwrite)
+        there = next(parent for parent in target.absolute().parents if _is_there(parent))
+        if not there.is_dir():
+            raise OutputError(f"cannot write {target}: {there} is no directory")
+    except OSError as error:
+        raise _output_error(target, error) from error
     if not os.access(there, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write {target}: no permission to write in {there}")
 
@@ -67,8 +113,21 @@ def require_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -
 def _require_free(target: Path, overwrite: bool) -> None:
     if target.is_dir():
         raise OutputError(f"cannot write {target}: it is a directory")
-    if not overwrite and os.path.lexists(target):
-        raise OutputError(f"{target} exists already (use --force to replace it)")
+    if not overwrite and _is_there(target):
+        raise _taken(target)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether something has this name, be it a link that leads nowhere; `os.path.lexists` denies too long names."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _taken(target: Path) -> OutputError:
+    return OutputError(f"{target} exists already (use --force to replace it)", Code.EXISTS)
 
 
 def _put_new(temporary: Path, target: Path) -> None:
@@ -76,7 +135,7 @@ def _put_new(temporary: Path, target: Path) -> None:
     try:
         os.link(temporary, target)
     except FileExistsError:
-        raise OutputError(f"{target} exists already (use --force to replace it)") from None
+        raise _taken(target) from None
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
             raise

@@ -1,12 +1,14 @@
 """The files that a command line means: names, directories, patterns, lists, standard input; and which share of them."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-from irn_cli.errors import InputError, UsageError
+from irn_cli.errors import InputError, UsageError, one_line
 from irn_cli.image import FOREIGN, SUFFIXES, Header, peek
 
 STREAM = Path("-")  # standard input; as an output, standard output
@@ -33,8 +35,8 @@ def find_pictures(sources: Sequence[str], listed: Iterable[str] = ()) -> list[In
         listed: more files, from a list.
 
     Returns:
-        Each file once: first what was found in directories and by patterns, sorted, then what was named; last what is
-        not there. Named files lie relative to the deepest directory that holds all of them.
+        Each file once, however it is spelled: first what was found in directories and by patterns, sorted, then what
+        was named; last what is not there. Named files lie relative to the deepest directory that holds all of them.
 
     Raises:
         InputError: nothing is there: no such file, or a directory or pattern that holds no picture.
@@ -44,31 +46,58 @@ def find_pictures(sources: Sequence[str], listed: Iterable[str] = ()) -> list[In
     missing: dict[Path, str] = {}
     for source in sources:
         path = Path(source)
-        if path == STREAM or path.is_file():
+        try:
+            files, reason = _meant(source, path)
+        except OSError as error:
+            files, reason = {}, f"{path}: {error.strerror}"
+        if files is None:
             named.append(path)
-        elif source and path.is_dir():
-            found.update(files := _in_directory(path))
-            if not files:
-                missing[path] = f"no pictures in {path}"
-        elif _WILDCARDS & set(source):
-            found.update(files := _by_pattern(path))
-            if not files:
-                missing[path] = f"no file matches {path}"
-        elif source and path.exists():
-            missing[path] = f"{path} is neither a file nor a directory; - reads standard input"
+        elif files:
+            found.update(files)
         else:
-            missing[path] = f"no such file or directory: {source}"
-    named.extend(map(Path, listed))
+            missing[path] = reason
+    for name in listed:
+        if "\0" in name:
+            missing[Path(one_line(name))] = "a name with zero bytes in it: -0 reads lists that `find -print0` writes"
+        else:
+            named.append(Path(name))
     if missing and not (found or named):
         raise InputError(next(iter(missing.values())))
-    named = [path for path in dict.fromkeys(named) if path not in found]
-    directories = {path: path.parent.resolve() for path in named if path != STREAM}
+    identity = identifier()
+    first = {identity(path): path for path in reversed([*found, *named])}  # of its spellings
+    found = {path: place for path, place in found.items() if first[identity(path)] is path}
+    named = [path for path in named if first[identity(path)] is path]
+    directories = {path: identity(path).parent for path in named if path != STREAM}
     common = os.path.commonpath(directories.values()) if directories else ""
     return [
-        *(Input(path, place, False, _peek(path)) for path, place in found.items()),
-        *(Input(path, directories.get(path, Path(common)).relative_to(common), True, _peek(path)) for path in named),
+        *(_input(path, place, named=False) for path, place in found.items()),
+        *(_input(path, directories.get(path, Path(common)).relative_to(common), named=True) for path in named),
         *(Input(path, Path(), True, None, reason) for path, reason in missing.items()),
     ]
+
+
+def identifier() -> Callable[[Path], Path]:
+    """A function that gives the same for all spellings of a file's name; links to the file are other files.
+
+    It remembers directories: links that change meanwhile it does not see.
+    """
+    real = cache(os.path.realpath)
+    return lambda path: path if path == STREAM else Path(real(path.parent), path.name)
+
+
+def _meant(source: str, path: Path) -> tuple[dict[Path, Path] | None, str]:
+    """The files that an argument means, each with its place; None is the one that it names. Or why there is none."""
+    if path == STREAM or path.is_file():
+        return None, ""
+    if source and path.is_dir():
+        return _in_directory(path), f"no pictures in {path}"
+    if _WILDCARDS & set(source):
+        return _by_pattern(path), f"no file matches {path}"
+    if path.is_symlink():
+        return {}, f"{path} is a link that leads nowhere"
+    if source and path.exists():
+        return {}, f"{path} is neither a file nor a directory; - reads standard input"
+    return {}, f"no such file or directory: {source}"
 
 
 def _in_directory(directory: Path) -> dict[Path, Path]:
@@ -79,19 +108,18 @@ def _in_directory(directory: Path) -> dict[Path, Path]:
 def walk(directory: Path, suffixes: Set[str] = SUFFIXES) -> Iterator[Path]:
     """Find what is named like a picture in a directory and below, in order; hidden names and linked directories not.
 
-    A directory that may not be searched stands for what is in it: whoever reads it learns why that is left out.
+    A directory that may not be searched stands for what is in it, and so does a link that leads nowhere: whoever reads
+    it learns why that is left out.
     """
     try:
-        entries = sorted(directory.iterdir())
+        entries = [(entry, entry.is_dir()) for entry in sorted(directory.iterdir()) if not entry.name.startswith(".")]
     except OSError:
         yield directory
         return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir() and not entry.is_symlink():
+    for entry, is_directory in entries:
+        if is_directory and not entry.is_symlink():
             yield from walk(entry, suffixes)
-        elif entry.suffix.lower() in suffixes and entry.is_file():
+        elif not is_directory and entry.suffix.lower() in suffixes and (entry.is_file() or entry.is_symlink()):
             yield entry
 
 
@@ -107,11 +135,23 @@ def _by_pattern(pattern: Path) -> dict[Path, Path]:
     return files
 
 
-def _peek(path: Path) -> Header | None:
+def _input(path: Path, place: Path, *, named: bool) -> Input:
     try:
-        return None if path == STREAM else peek(path)
+        return Input(path, place, named, None if path == STREAM else peek(path))
     except InputError:
-        return None
+        leads_nowhere = os.path.islink(path) and not os.path.exists(path)  # noqa: PTH110, PTH114  # `Path`'s may raise
+        return Input(path, place, named, None, f"{path} is a link that leads nowhere" if leads_nowhere else "")
+
+
+def standard_input() -> BinaryIO:
+    """Standard input, for bytes.
+
+    Raises:
+        InputError: it is closed.
+    """
+    if sys.stdin is None:
+        raise InputError("standard input is closed")
+    return sys.stdin.buffer
 
 
 def read_list(stream: BinaryIO, *, zeros: bool) -> list[str]:

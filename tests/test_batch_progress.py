@@ -79,6 +79,21 @@ def test_the_schema_knows_every_code() -> None:
     assert all(code["description"] for code in codes)
 
 
+@pytest.mark.parametrize(
+    ("done", "told"), [([DONE, FAILED], "1 done, 1 failed of 9 in "), ([], "nothing done of 9 in ")]
+)
+def test_an_interruption_tells_how_far_it_came(
+    capsys: pytest.CaptureFixture[str], done: list[Outcome], told: str
+) -> None:
+    def interrupted() -> Events:
+        yield from done
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        follow(interrupted(), 9)
+    assert capsys.readouterr().err.splitlines()[-1].startswith(told)
+
+
 def test_whoever_shows_a_batch_closes_it() -> None:
     def interrupted() -> Iterator[Outcome]:
         yield DONE

@@ -4,6 +4,7 @@ import ctypes
 import json
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -379,21 +380,107 @@ def test_collisions_are_seen_before_anything_runs(run: Run) -> None:
     photo("in/a.png")
     photo("in/a.jpg")
     photo("b.png")
-    ended(run("downscale b.png -o b.png --force"), 2, told="b.png would be written over the input b.png")
+    ended(run("downscale b.png -o b.png --force"), 2, told="irn: b.png would be replaced: b.png is an input")
     ended(run("downscale in -o small.png"), 2, told="-o small.png names one file, for a folder or several inputs")
     assert files() == ["b.png", "in/a.jpg", "in/a.png"]
 
 
-def test_inputs_of_one_name_do_not_stop_the_rest(run: Run) -> None:
-    for name in ("a.jpg", "a.png", "b.png"):
-        photo(f"in/{name}")
-    told = "in/a.png: failed: small/a_down4.png is what in/a.jpg becomes: do this one by itself, with another -o"
+def test_inputs_of_one_name_get_names_that_keep_both(run: Run) -> None:
+    for name in ("a.jpg", "a.png", "a.TIF", "b.png"):
+        photo(f"in/{name.lower()}").rename(f"in/{name}")
+    Path("in/a.TIF").write_bytes(b"damaged")  # takes no name from a picture that can be read
+    told = "in/a.png: warning: named a_png_down4.png, since small/a_down4.png is what in/a.jpg becomes\n"
     result = ended(run("downscale in -o small"), 1, told=told)
-    assert "2 done, 1 failed" in result.stderr
-    before = Path("small/a_down4.png").read_bytes()
+    assert "3 done, 1 failed" in result.stderr
+    small = ["small/a_down4.png", "small/a_png_down4.png", "small/b_down4.png"]
+    assert [name for name in files() if name.startswith("small")] == small
+    before = [Path(name).read_bytes() for name in small]
     ended(run("downscale in -o small --force"), 1, told=told)
-    assert Path("small/a_down4.png").read_bytes() == before
-    assert "2 skipped, 1 failed" in ended(run("downscale in -o small --skip-existing"), 1).stderr
+    assert [Path(name).read_bytes() for name in small] == before
+    Path("in/a.TIF").unlink()
+    assert "3 skipped" in ended(run("downscale in -o small --skip-existing"), 0).stderr
+    photo("small/b_down4.tif")
+    ended(run("upscale small -s 4 -o large --force"), 0, told="named b_tif_up4.png")
+    large = ["large/a_png_up4.png", "large/a_up4.png", "large/b_tif_up4.png", "large/b_up4.png"]
+    assert [name for name in files() if name.startswith("large")] == large
+    for place in ("in1", "in2", "in3"):
+        photo(f"{place}/c.png")
+    told = "in3/c.png: failed: small/c_down4.png is what in1/c.png becomes: give this one another -o\n"
+    ended(run("downscale in1 in2 in3 -o small"), 1, told=told)
+
+
+@pytest.mark.parametrize("command", ["downscale in -o out", "upscale in -s 2 -o out"])
+def test_what_has_changed_since_is_told_and_renewed_when_asked(run: Run, command: str) -> None:
+    photo("in/a.png")
+    photo("in/b.png")
+    ended(run(f"{command} --skip-existing"), 0, told="2 done")
+    out = sorted(Path("out").iterdir())
+    photo("in/a.png", seed=1)
+    os.utime("in/a.png", (out[0].stat().st_mtime + 10,) * 2)
+    before = [path.read_bytes() for path in out]
+    told = f"in/a.png: skipped: {out[0]} exists already, but in/a.png has changed since: --update renews it\n"
+    ended(run(f"{command} --skip-existing"), 0, told=told)
+    assert [path.read_bytes() for path in out] == before
+    result = ended(run(f"{command} --update"), 0, told=f"in/b.png: skipped: {out[1]} exists already\n")
+    assert "1 done, 1 skipped" in result.stderr
+    assert [path.read_bytes() == old for path, old in zip(out, before, strict=True)] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["x" * 251, "\u3042" * 82])
+def test_a_name_that_becomes_too_long_fails_alone(run: Run, name: str) -> None:
+    for each in ("a", name, "z"):
+        photo(f"in/{each}.png")
+    result = ended(
+        run("downscale in -o out"), 1, told=f"failed: cannot write out/{name}_down4.png: File name too long\n"
+    )
+    assert "2 done, 1 failed" in result.stderr
+    assert "out/z_down4.png" in files()
+
+
+def test_a_directory_whose_name_a_file_has_fails_alone(run: Run) -> None:
+    for name in ("a/1.png", "b/1.png"):
+        photo(f"in/{name}")
+    Path("out").mkdir()
+    Path("out/a").write_text("in the way")
+    told = f"failed: cannot write out/a/1_down4.png: {Path('out/a').absolute()} is no directory\n"
+    assert "1 done, 1 failed" in ended(run("downscale in -o out"), 1, told=told).stderr
+
+
+def test_links_that_lead_to_themselves_fail_alone(run: Run) -> None:
+    for name in ("a.png", "b.png", "in/c.png"):
+        photo(name)
+    Path("loop.png").symlink_to("loop.png")
+    Path("in/nowhere.png").symlink_to("none")
+    Path("out").mkdir()
+    Path("out/b_down4.png").symlink_to("b_down4.png")
+    result = ended(run("downscale a.png b.png in loop.png -o out"), 1, told="2 done, 3 failed in")
+    for told in (
+        "failed: loop.png is a link that leads nowhere\n",
+        "failed: in/nowhere.png is a link that leads nowhere\n",
+        "b.png: failed: out/b_down4.png exists already",
+    ):
+        assert told in result.stderr
+
+
+def test_lists_with_zero_bytes_are_told_of_the_option(run: Run) -> None:
+    photo("a.png")
+    listed = {"input": b"a.png\0b.png\0"}
+    told = "irn: a name with zero bytes in it: -0 reads lists that `find -print0` writes\n"
+    ended(run("downscale --files-from - -o out/", **listed), 1, told=told)
+    ended(run("downscale a.png --files-from - -o out/", **listed), 1, told="1 done, 1 failed")
+
+
+def test_an_empty_output_is_wrong_usage(run: Run) -> None:
+    photo("a.png")
+    ended(run(["downscale", "a.png", "-o", ""]), 2, told="-o '': expected a file or a directory")
+    assert files() == ["a.png"]
+
+
+def test_a_scale_that_is_not_the_pictures_own_is_refused(run: Run) -> None:
+    photo("a.png")
+    run("downscale a.png")
+    ended(run("upscale a_down4.png -s 2"), 1, told="failed: irn made it 4 times smaller, not 2: leave --scale out\n")
+    ended(run("upscale a_down4.png -s 4"), 0)
 
 
 @pytest.mark.parametrize("place", [[], ["-o", "in/there"]])
@@ -434,7 +521,10 @@ def test_nothing_is_overwritten_unless_forced(run: Run) -> None:
     assert isinstance(read("out/a_down4.png").record, Record)
     ended(run("downscale in --force --skip-existing"), 2, told="exclude each other")
     Path("in/a_down4.png").write_bytes(b"precious")
-    ended(run("downscale in --force"), 2, told="in/a.png would be written over the input in/a_down4.png")
+    told = "in/a.png: warning: named a_png_down4.png, since in/a_down4.png is an input\n"
+    ended(run("downscale in --force"), 1, told=told)
+    assert Path("in/a_down4.png").read_bytes() == b"precious"
+    assert isinstance(read("in/a_png_down4.png").record, Record)
 
 
 def test_what_cannot_be_written_is_told_before_the_network_runs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -687,6 +777,7 @@ def test_interruption_is_quick_and_leaves_whole_files_only() -> None:
     assert process.returncode == 130
     assert time.monotonic() - begin < 5
     assert errors.endswith("irn: interrupted\n")
+    assert re.fullmatch(r"\d+ done of 60 in \d+\.\d s", errors.splitlines()[-3])
     assert "Traceback" not in errors
     assert output == ""
     written = list(Path("out").iterdir())
@@ -708,6 +799,42 @@ def test_a_killed_run_leaves_no_half_file_and_is_resumed(run: Run) -> None:
     ended(run("downscale in -o out --skip-existing"), 0, told=f"{60 - len(written)} done, {len(written)} skipped")
     assert len(list(Path("out").glob("*_down4.png"))) == 60
     assert all(path.stat().st_mtime_ns == when for path, when in written.items())
+
+
+@pytest.mark.parametrize(
+    ("command", "closed", "told"),
+    [
+        ("irn downscale a.png -o -", ">&-", "irn: standard output is closed"),
+        ("irn downscale a.png --json", ">&-", "irn: standard output is closed"),
+        ("irn downscale - -o b.png", "<&-", "failed: standard input is closed"),
+        ("irn downscale --files-from - -o out/", "<&-", "irn: standard input is closed"),
+        ("irn downscale a.png -o -", ">/dev/full", "a.png: failed: No space left on device"),
+        ("irn downscale a.png --json", ">/dev/full", "irn: No space left on device"),
+    ],
+)
+def test_streams_that_are_closed_or_full_are_one_line(command: str, closed: str, told: str) -> None:
+    photo("a.png")
+    command = command.replace("irn", f"{sys.executable} -m irn_cli", 1)
+    done = subprocess.run(["sh", "-c", f"{command} {closed}"], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"{told}\n")
+
+
+def test_several_runs_into_one_folder_share_the_work() -> None:
+    for number in range(6):
+        photo(f"in/{number}.png", 40 + number, 48)
+    runs = [start("downscale", "in", "-o", "out", "--skip-existing", "--json") for _ in range(3)]
+    made = []
+    for process in runs:
+        output, errors = process.communicate(timeout=100)
+        assert (process.returncode, errors) == (0, "")
+        rows = [json.loads(line) for line in output.splitlines()]
+        assert [(row["status"], row["code"]) for row in rows if row["status"] != "done"] == [
+            ("skipped", "exists") for row in rows if row["status"] != "done"
+        ]
+        assert len(rows) == 6
+        made += [path for row in rows for path in row["outputs"]]
+    assert sorted(made) == [f"out/{number}_down4.png" for number in range(6)]
+    assert [name for name in files() if "out" in name] == sorted(made)
 
 
 def test_a_reader_that_has_enough_ends_the_run_quietly() -> None:

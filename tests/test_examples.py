@@ -1,5 +1,6 @@
 """The shell scripts and the README's first command, which people copy, run as they stand."""
 
+import json
 import os
 import subprocess
 import sys
@@ -39,9 +40,9 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable
     Image.fromarray(photo_like(40, 50)).save("photos/one.png")
     Image.fromarray(photo_like(30, 20, seed=1)).save("photos/a b/two.png")
 
-    def run(name: str, *arguments: str) -> str:
+    def run(name: str, *arguments: str, status: int = 0) -> str:
         done = subprocess.run([EXAMPLES / name, *arguments], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == status, done.stderr
         return done.stdout
 
     return run
@@ -57,14 +58,37 @@ def test_folder(script: Script) -> None:
     assert made("large") == ["a b/two_up4.png", "one_up4.png"]
 
 
+def test_folder_with_a_bad_picture_is_done_but_for_that_twice_in_a_row(script: Script) -> None:
+    Path("photos/a b/two.png").write_text("no picture")
+    for number in range(2):
+        script("folder.sh", "photos", "small", "large", status=1)
+        names = [f"new{seed}_{{}}4.png" for seed in range(number)] + ["one_{}4.png"]
+        assert made("small") == [name.format("down") for name in names]
+        assert made("large") == [name.format("up") for name in names]
+        Image.fromarray(photo_like(20, 30, seed=number)).save(f"photos/new{number}.png")
+    script("folder.sh", "photos/none", "small", "large", status=1)
+    script("folder.sh", "photos", "small/one_down4.png", "large", status=2)
+
+
 def test_archive(script: Script) -> None:
     Path("photos/a b/two.png").write_text("no picture")
     Path("photos/raw.dng").write_text("raw")
-    for _ in range(2):
-        told = script("archive.sh", "photos", "archive", "5")
-        assert made("archive") == ["a b/two.png", "journal.jsonl", "one_down4.png", "raw.dng"]
-        assert told.startswith("kept as it is: photos/a b/two.png: photos/a b/two.png is not a picture")
-        assert Path("archive/a b/two.png").read_text() == "no picture"
+    expected = ["a b/two.png", "journal.jsonl", "one_down4.png", "raw.dng"]
+    told = script("archive.sh", "photos", "archive", "5")
+    assert made("archive") == expected
+    assert told.startswith("kept as it is: photos/a b/two.png: photos/a b/two.png is not a picture")
+    assert script("archive.sh", "photos", "archive", "5") == ""
+    assert made("archive") == expected
+    rows = [json.loads(line) for line in Path("archive/journal.jsonl").read_text().splitlines()]
+    assert [row["code"] for row in rows] == ["unusable", "done", "unsupported-format", "unusable", "exists",
+                                             "unsupported-format"]  # fmt: skip
+    assert Path("archive/a b/two.png").read_text() == "no picture"
+    Path("photos/a b/two.png").write_text("no picture, and another one")
+    later = Path("archive/one_down4.png").stat().st_mtime + 10
+    os.utime("photos/one.png", (later, later))
+    script("archive.sh", "photos", "archive", "5")
+    assert Path("archive/a b/two.png").read_text() == "no picture, and another one"
+    assert Path("archive/one_down4.png").stat().st_mtime > later - 10
 
 
 def test_samples(script: Script) -> None:

@@ -1,13 +1,16 @@
 """Atomic writing: whole or not at all."""
 
 import errno
+import fcntl
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from irn_cli.errors import OutputError
+from irn_cli.errors import Code, OutputError
 from irn_cli.files import atomic_write, require_writable
 
 
@@ -98,3 +101,78 @@ def test_checking_a_place_beforehand_writes_nothing(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match=message):
             require_writable(tmp_path / path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
+    for target in (tmp_path / ("x" * 256), tmp_path / ("x" * 256) / "a.txt"):
+        with pytest.raises(OutputError, match=r"cannot write .*: File name too long"):
+            require_writable(target)
+        with pytest.raises(OutputError, match=r"cannot write .*: File name too long"), atomic_write(target):
+            pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_that_leads_to_itself_is_a_file_that_exists(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for check in (require_writable, lambda path: atomic_write(path).__enter__()):
+        with pytest.raises(OutputError, match="exists already") as caught:
+            check(loop)
+        assert caught.value.code == Code.EXISTS
+    with pytest.raises(OutputError, match="Too many levels of symbolic links"):
+        require_writable(loop / "a.txt")
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from irn_cli.files import atomic_write
+with atomic_write(Path(sys.argv[1]) / "a.txt") as stream:
+    stream.write(b"half")
+    stream.flush()
+    print(Path(stream.name).name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_is_swept_by_the_next_and_no_one_elses(tmp_path: Path) -> None:
+    writers = [
+        subprocess.Popen([sys.executable, "-c", KILLED, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    left = [writer.stdout.readline().decode().strip() for writer in writers]
+    writers[1].kill()
+    writers[1].communicate()
+    others = tmp_path / ".irn-elsewhere-0.part", tmp_path / ".irn-elsewhere-1.part"
+    for other in others:
+        other.touch()
+    os.utime(others[1], (0, 0))
+    assert {path.name for path in tmp_path.iterdir()} == {*(other.name for other in others), *left}
+    with atomic_write(tmp_path / "b.txt"):
+        pass
+    kept = {path.name for path in tmp_path.iterdir()} - {"b.txt"}
+    assert len(kept) == 2  # of this machine, what is still being written; of others, what may be
+    assert others[0].name in kept
+    writers[0].communicate(timeout=60)  # goes on, and is whole
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "b.txt", others[0].name}
+    assert (tmp_path / "a.txt").read_bytes() == b"half"
+
+
+def test_who_sweeps_at_the_wrong_moment_takes_no_file_from_who_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its making and its locking, a temporary file looks like one that was left."""
+    real, swept = fcntl.flock, []
+
+    def sweep_first(lock: int, operation: int) -> None:
+        if not swept:
+            swept.extend(tmp_path.glob(".irn-*.part"))
+            swept[0].unlink()
+        real(lock, operation)
+
+    monkeypatch.setattr(fcntl, "flock", sweep_first)
+    with atomic_write(tmp_path / "a.txt") as stream:
+        stream.write(b"whole")
+    assert len(swept) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_bytes() == b"whole"

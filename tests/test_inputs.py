@@ -57,6 +57,53 @@ def test_what_is_not_there_is_found_with_its_reason() -> None:
         find_pictures(["none.png"])
 
 
+def test_links_that_lead_nowhere_are_told() -> None:
+    Path("in/dangling.png").symlink_to("none.png")
+    Path("in/x/loop.png").symlink_to("loop.png")
+    Path("in/linked").symlink_to("x")
+    found = find_pictures(["in"], ["in/x/loop.png", "in/x/y/../loop.png"])
+    assert {str(source.path): source.missing for source in found if source.missing} == {
+        "in/dangling.png": "in/dangling.png is a link that leads nowhere",
+        "in/x/loop.png": "in/x/loop.png is a link that leads nowhere",
+    }
+    assert len(found) == 6
+    with pytest.raises(InputError, match=r"in/dangling\.png is a link that leads nowhere"):
+        find_pictures(["in/dangling.png"])
+
+
+def test_a_file_is_found_once_however_it_is_spelled() -> None:
+    spellings = ["in/x/../a.png", str(Path("in/a.png").absolute()), "in/a.png"]
+    assert [source.path for source in find_pictures(spellings)] == [Path("in/x/../a.png")]
+    assert [source.path for source in find_pictures(["in/x", *spellings])] == [
+        Path("in/x/b.PNG"), Path("in/x/y/c.png"), Path("in/x/../a.png")
+    ]  # fmt: skip
+    assert len(find_pictures(["in", *spellings])) == 4
+    Path("in/link.png").symlink_to("a.png")  # another name, and so another result
+    assert len(find_pictures(["in", "in/link.png"])) == 5
+
+
+def test_names_that_cannot_be_looked_up_do_not_stop_the_rest() -> None:
+    long = "x" * 300
+    found = find_pictures([f"in/{long}.png", "in/a.png"], ["b.png\0c.png\0", f"in/{long}.jpg"])
+    assert found[0].path == Path("in/a.png")
+    missing = {str(source.path): source.missing for source in found if source.missing}
+    assert missing[f"in/{long}.png"].endswith(": File name too long")
+    assert "-0 reads lists" in missing[r"b.png\x00c.png\x00"]
+    assert next(source for source in found if source.path.suffix == ".jpg").header is None
+
+
+def test_a_directory_that_may_be_listed_but_not_searched_is_an_input_that_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(path: Path) -> bool:
+        if path.parent.name == "y":
+            raise PermissionError(13, "Permission denied", str(path))
+        return os.path.isdir(path)  # noqa: PTH112
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    assert [str(source.path) for source in find_pictures(["in"])][-1] == "in/x/y"
+
+
 def test_lists() -> None:
     assert read_list(io.BytesIO(b"a b.png\r\n\n\xff.png"), zeros=False) == ["a b.png", os.fsdecode(b"\xff.png")]
     assert read_list(io.BytesIO(b"a\n.png\0b\0"), zeros=True) == ["a\n.png", "b"]

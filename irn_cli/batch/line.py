@@ -6,6 +6,7 @@ A runner takes a plan and the work on one picture, and yields what happens until
 
 import io
 import itertools
+import os
 import sys
 import threading
 import time
@@ -25,9 +26,9 @@ from irn_cli.batch.plan import Job, Outcome, Outputs, Result, decided, failure
 from irn_cli.batch.work import Product, Work
 from irn_cli.device import trim_memory
 from irn_cli.engine import Progress
-from irn_cli.errors import Code
+from irn_cli.errors import Code, OutputError
 from irn_cli.image import MAX_PIXELS, read, write
-from irn_cli.inputs import STREAM
+from irn_cli.inputs import STREAM, standard_input
 from irn_cli.latent import latent_path
 from irn_cli.picture import Picture
 from irn_cli.rescale import HUGE
@@ -149,26 +150,28 @@ class _Line:
     def _do(self, flight: "_InFlight", small: bool, following: Job | None) -> None:
         """Do all of a job, in this thread, but wait for its files to be written."""
         job, begin = flight.job, time.perf_counter()
+        reading = None
+        if not small:
+            reading, self._ahead = self._ahead, None
         try:
+            if isinstance(outcome := decided(job, self._outputs), Outcome):  # by another run, since this one began
+                flight.decided = outcome
+                return
             report = self._progress(job, silent=small)
-            picture = self._load(job) if small else self._load_ahead(job)
-            input_size = picture.size[::-1]
-            flight.result = Result(input_size=input_size, warnings=picture.warnings)
+            picture = reading.result() if reading else self._load(job)
+            flight.result = Result(input_size=picture.size[::-1], warnings=picture.warnings)
             alone = max(picture.pixels.size // 3, following.pixels if following else 0) > HUGE
             if following and not small and not alone and not self._is_small(following):
                 self._ahead = self._reader.submit(self._load, following)
             for item in self._work(job, picture, report):
                 if isinstance(item, Result):
-                    flight.result = replace(item, input_size=input_size)
-                    continue
-                if self._outputs.skip_existing and item.target.exists():
+                    flight.result = replace(item, input_size=picture.size[::-1])
                     continue
                 self._free.acquire()
                 writing = self._writers.submit(self._store, item)
                 writing.add_done_callback(lambda _: self._free.release())
                 writing.add_done_callback(self._tell)
-                files = [latent_path(item.target)] if item.picture.latent else []
-                flight.writes.append(([*files, item.target], writing))
+                flight.writes.append(writing)
                 if alone:
                     wait([writing])
         except Exception as error:  # whatever it is, it is this picture's
@@ -196,23 +199,39 @@ class _Line:
     def _tell(self, _: Future[Any]) -> None:
         self._news.put(None)
 
-    def _load_ahead(self, job: Job) -> Picture:
-        """The picture that the job before this one had read ahead, if it had."""
-        reading, self._ahead = self._ahead, None
-        return reading.result() if reading else self._load(job)
-
     def _load(self, job: Job) -> Picture:
-        source = io.BytesIO(sys.stdin.buffer.read()) if job.source == STREAM else job.source
+        source = io.BytesIO(standard_input().read()) if job.source == STREAM else job.source
         picture = read(source, max_pixels=self._max_pixels)
         if job.pixels > HUGE:
             trim_memory()
         return replace(picture, icc=None, exif=None, xmp=None, dpi=None, chunks=()) if self._strip else picture
 
-    def _store(self, product: Product) -> tuple[str, ...]:
-        if product.picture.pixels.size // 3 > HUGE:
+    def _store(self, product: Product) -> "_Written":
+        target, picture = product.target, product.picture
+        if picture.pixels.size // 3 > HUGE:
             trim_memory()
-        target = sys.stdout.buffer if product.target == STREAM else product.target
-        return write(target, product.picture, overwrite=self._outputs.force)
+        if target == STREAM:
+            if sys.stdout is None:
+                raise OutputError("standard output is closed")
+            return _Written((target,), write(sys.stdout.buffer, picture))
+        skip = self._outputs.existing == "skip"
+        try:
+            if skip and os.path.lexists(target):
+                return _Written()
+            lost = write(target, picture, overwrite=self._outputs.overwrite)
+        except OutputError as error:
+            if skip and error.code is Code.EXISTS:  # another run was quicker
+                return _Written()
+            raise
+        return _Written((latent_path(target), target) if picture.latent else (target,), lost)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What writing a picture did."""
+
+    files: tuple[Path, ...] = ()  # none, where another run has made them
+    lost: tuple[str, ...] = ()  # what the format cannot hold, one line each
 
 
 @dataclass
@@ -221,9 +240,8 @@ class _InFlight:
 
     job: Job
     working: Future[None] = field(init=False)
-    writes: list[tuple[list[Path], Future[tuple[str, ...]]]] = field(
-        default_factory=list
-    )  # of files that are written together
+    writes: list[Future[_Written]] = field(default_factory=list)
+    decided: Outcome | None = None
     result: Result = field(default_factory=Result)
     error: Exception | None = None
     seconds: float = 0.0
@@ -231,18 +249,25 @@ class _InFlight:
     @property
     def settled(self) -> bool:
         """Whether nothing of it is still being worked on or written."""
-        return self.working.done() and all(writing.done() for _, writing in self.writes)
+        return self.working.done() and all(writing.done() for writing in self.writes)
 
     def outcome(self) -> Outcome:
         """What became of it, once it is settled."""
-        written = tuple(file for files, writing in self.writes if not writing.exception() for file in files)
-        errors = [self.error, *(writing.exception() for _, writing in self.writes)]
+        if self.decided:
+            return self.decided
+        source = self.job.source
+        written = [writing.result() for writing in self.writes if not writing.exception()]
+        files = tuple(file for each in written for file in each.files)
+        errors = [self.error, *(writing.exception() for writing in self.writes)]
         error = next((error for error in errors if isinstance(error, Exception)), None)
         if isinstance(error, BrokenPipeError):
             raise error
-        lost = dict.fromkeys(line for _, writing in self.writes if not writing.exception() for line in writing.result())
-        result = replace(self.result, seconds=self.seconds, warnings=(*self.result.warnings, *lost))
+        if not (error or files):
+            return Outcome(source, "skipped", Code.EXISTS, f"{self.job.targets[0]} exists already: another run made it")
+        lost = (line for each in written for line in each.lost)
+        warnings = dict.fromkeys((*self.job.warnings, *self.result.warnings, *lost))
+        result = replace(self.result, seconds=self.seconds, warnings=tuple(warnings))
         if error is None:
-            return Outcome(self.job.source, "done", Code.DONE, outputs=written, result=result)
+            return Outcome(source, "done", Code.DONE, outputs=files, result=result)
         trace = "".join(traceback.format_exception(error))
-        return replace(failure(self.job.source, error), outputs=written, result=result, traceback=trace)
+        return replace(failure(source, error), outputs=files, result=result, traceback=trace)

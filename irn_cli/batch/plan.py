@@ -2,30 +2,31 @@
 
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from irn_cli.errors import Code, InputError, UsageError, explain
 from irn_cli.files import require_writable
 from irn_cli.image import FOREIGN, SUFFIXES, output_format
-from irn_cli.inputs import STREAM, Input
+from irn_cli.inputs import STREAM, Input, identifier
 from irn_cli.latent import latent_path
 from irn_cli.record import Record
+
+Existing = Literal["refuse", "skip", "update", "replace"]  # update: replaced where the input is newer, else skipped
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where results go, and what may be overwritten."""
+    """Where results go, and what becomes of those that exist."""
 
     output: str | None = None  # -o: a file for one input, a directory for more; "-" is standard output
-    force: bool = False
-    skip_existing: bool = False
+    existing: Existing = "refuse"
 
-    def __post_init__(self) -> None:
-        if self.force and self.skip_existing:
-            raise UsageError("--force and --skip-existing exclude each other")
+    @property
+    def overwrite(self) -> bool:
+        return self.existing in ("update", "replace")
 
     def target(self, source: Input, name: str, *, many: bool) -> Path:
         """Where the result of one input goes; `name` is what it is called by default."""
@@ -48,6 +49,7 @@ class Job:
     targets: tuple[Path, ...]  # all that may be written for it
     pixels: int = 0  # of the large picture, made small or to be made, as far as known
     together: bool = False  # whether the targets are of use only with each other: a picture and its latent
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,79 +101,66 @@ def failure(source: Path, error: Exception) -> Outcome:
 def plan_downscale(inputs: Sequence[Input], outputs: Outputs, scale: int, *, keep_latent: bool) -> list[Job | Outcome]:
     """Decide what each input becomes small as; a picture that irn made is skipped.
 
-    Of inputs that would be written to one file, all but the first have failed.
+    Where several inputs have one name, as `a.jpg` and `a.png`, the first that can be read gets the plain name for its
+    result, the others one with their format in it.
 
     Raises:
-        UsageError: an input would be written over another, or in an unknown format.
+        UsageError: the one input would be replaced, or the format is unknown.
         InputError: there is nothing to do for any input.
     """
-    many = len(inputs) > 1 or not all(source.named for source in inputs)
-    plan: list[Job | Outcome] = []
-    for source in inputs:
-        if outcome := _unusable(source):
-            plan.append(outcome)
-            continue
+
+    def decide(source: Input, ending: str) -> Job | Outcome:
         if source.header and source.header.record:
-            plan.append(Outcome(source.path, "skipped", Code.OWN, "irn made it"))
-            continue
-        target = outputs.target(source, f"{source.path.stem}_down{scale}.png", many=many)
+            return Outcome(source.path, "skipped", Code.OWN, "irn made it")
+        target = outputs.target(source, f"{source.path.stem}{ending}_down{scale}.png", many=_are_many(inputs))
         _check_format(target, small=True)
         if keep_latent and target == STREAM:
             raise UsageError("--keep-latent needs a file for the small picture, not standard output")
-        targets = [target, latent_path(target)] if keep_latent else [target]
-        plan.append(_job(source, targets, 1, together=keep_latent))
-    return _checked(plan)
+        targets = (target, latent_path(target)) if keep_latent else (target,)
+        return Job(source.path, targets, _pixels(source), together=keep_latent)
+
+    return _planned(inputs, decide)
 
 
 def plan_upscale(
     inputs: Sequence[Input], outputs: Outputs, scale: int | None, *, samples: int, spread: bool
 ) -> list[Job | Outcome]:
-    """Decide what each input becomes large as.
+    """Decide what each input becomes large as; names as `plan_downscale`.
 
     A restored picture is skipped; in directories also one without a record, unless a scale is given for such.
 
     Raises:
         UsageError, InputError: as `plan_downscale`.
     """
-    many = len(inputs) > 1 or not all(source.named for source in inputs)
-    plan: list[Job | Outcome] = []
-    for source in inputs:
-        if outcome := _unusable(source):
-            plan.append(outcome)
-            continue
+
+    def decide(source: Input, ending: str) -> Job | Outcome:
         record = source.header.record if source.header else None
         if record and not isinstance(record, Record):
-            plan.append(Outcome(source.path, "skipped", Code.OWN, "irn restored it"))
-            continue
+            return Outcome(source.path, "skipped", Code.OWN, "irn restored it")
         if source.header and not record and not source.header.damaged and not scale and not source.named:
             reason = "no record of irn: foreign, or stripped; --scale and --size restore it all the same"
-            plan.append(Outcome(source.path, "skipped", Code.NO_RECORD, reason))
-            continue
+            return Outcome(source.path, "skipped", Code.NO_RECORD, reason)
         factor = record.scale if record else scale or 4
         stem = source.path.stem.removesuffix(f"_down{factor}")
-        target = outputs.target(source, f"{stem}_up{factor}.png", many=many)
+        target = outputs.target(source, f"{stem}{ending}_up{factor}.png", many=_are_many(inputs))
         _check_format(target, small=False)
         if target == STREAM and samples > 1:
             raise UsageError("standard output takes one picture: --samples and --spread need files")
-        names = [f"_{sample + 1}" for sample in range(samples)] if samples > 1 else [""]
-        targets = [target if not name else target.with_stem(target.stem + name) for name in names]
-        plan.append(_job(source, [*targets, target.with_stem(target.stem + "_spread")] if spread else targets, factor))
-    return _checked(plan)
+        endings = [f"_{sample + 1}" for sample in range(samples)] if samples > 1 else [""]
+        endings += ["_spread"] if spread else []
+        targets = tuple(target.with_stem(target.stem + ending) if ending else target for ending in endings)
+        return Job(source.path, targets, _pixels(source) * factor**2)
+
+    return _planned(inputs, decide)
 
 
-def _unusable(source: Input) -> Outcome | None:
-    """The outcome of an input that is not there, or that a folder holds in a format that we do not read."""
-    if source.missing:
-        return Outcome(source.path, "failed", Code.MISSING, source.missing)
-    suffix = source.path.suffix.lower()
-    if suffix in FOREIGN and not source.named:
-        return Outcome(source.path, "skipped", Code.UNSUPPORTED, f"irn does not read {suffix}")
-    return None
+def _are_many(inputs: Sequence[Input]) -> bool:
+    return len(inputs) > 1 or not all(source.named for source in inputs)
 
 
-def _job(source: Input, targets: list[Path], factor: int, *, together: bool = False) -> Job:
+def _pixels(source: Input) -> int:
     height, width = source.header.size if source.header else (0, 0)
-    return Job(source.path, tuple(targets), height * width * factor**2, together)
+    return height * width
 
 
 def _check_format(target: Path, *, small: bool) -> None:
@@ -179,29 +168,51 @@ def _check_format(target: Path, *, small: bool) -> None:
         output_format(target, small=small)
 
 
-def _checked(plan: Sequence[Job | Outcome]) -> list[Job | Outcome]:
-    """See before anything runs that there is something to do, and that no result replaces another or an input.
+def _planned(inputs: Sequence[Input], decide: Callable[[Input, str], Job | Outcome]) -> list[Job | Outcome]:
+    """Decide on each input (with the ending of its result's stem); no result replaces another, or an input.
 
     What is skipped may be replaced: it is, for the most part, an earlier run's result.
     """
+    plan = [_attempt(source, decide) for source in inputs]
     if plan and all(isinstance(item, Outcome) for item in plan):
         reasons = "; ".join(sorted({item.reason for item in plan if isinstance(item, Outcome)}))
         raise InputError(f"nothing to do: {reasons} (all of {len(plan)}, the first is {plan[0].source})")
-    makers: dict[Path, Path] = {}
-    sources = {item.source.resolve() for item in plan if isinstance(item, Job) and item.source != STREAM}
-    checked: list[Job | Outcome] = []
-    for item in plan:
-        targets = {target.resolve(): target for target in item.targets} if isinstance(item, Job) else {}
-        for where, target in targets.items():
-            if where in sources and target != STREAM:
-                raise UsageError(f"{item.source} would be written over the input {target}")
-        if taken := next((where for where in targets if where in makers), None):
-            reason = f"{targets[taken]} is what {makers[taken]} becomes: do this one by itself, with another -o"
-            checked.append(Outcome(item.source, "failed", Code.NAME_TAKEN, reason))
-        else:
-            makers.update(dict.fromkeys(targets, item.source))
-            checked.append(item)
-    return checked
+    identity = identifier()
+    users = {identity(item.source): "an input" for item in plan if isinstance(item, Job) and item.source != STREAM}
+
+    def in_use(item: Job) -> str:
+        """What one of the job's targets is already, and for whom; empty if nothing."""
+        used = ((target, users.get(identity(target))) for target in item.targets if target != STREAM)
+        return next((f"{target} is {use}" for target, use in used if use), "")
+
+    for number in sorted(range(len(plan)), key=lambda number: inputs[number].header is None):
+        item, source = plan[number], inputs[number]
+        if isinstance(item, Job) and (reason := in_use(item)):
+            plan[number] = another = _attempt(source, decide, f"_{source.path.suffix[1:].lower()}")
+            if isinstance(another, Job) and another.targets == item.targets:
+                raise UsageError(f"{source.path} would be replaced: {reason}")
+            if isinstance(another, Job) and in_use(another):
+                plan[number] = Outcome(source.path, "failed", Code.NAME_TAKEN, f"{reason}: give this one another -o")
+            elif isinstance(another, Job):
+                plan[number] = replace(another, warnings=(f"named {another.targets[0].name}, since {reason}",))
+        if isinstance(item := plan[number], Job):
+            users.update((identity(target), f"what {source.path} becomes") for target in item.targets)
+    return plan
+
+
+def _attempt(source: Input, decide: Callable[[Input, str], Job | Outcome], ending: str = "") -> Job | Outcome:
+    """What is decided on an input; whatever goes wrong, but for the command line, is its failure alone."""
+    if source.missing:
+        return Outcome(source.path, "failed", Code.MISSING, source.missing)
+    suffix = source.path.suffix.lower()
+    if suffix in FOREIGN and not source.named:
+        return Outcome(source.path, "skipped", Code.UNSUPPORTED, f"irn does not read {suffix}")
+    try:
+        return decide(source, ending)
+    except UsageError:
+        raise
+    except Exception as error:
+        return failure(source.path, error)
 
 
 def share(plan: Sequence[Job | Outcome], index: int, count: int) -> list[Job | Outcome]:
@@ -215,18 +226,32 @@ def decided(item: Job | Outcome, outputs: Outputs) -> Job | Outcome:
         return item
     targets = [target for target in item.targets if target != STREAM]
     there = [target for target in targets if os.path.lexists(target)]
-    if outputs.skip_existing and len(there) == len(item.targets):
-        return Outcome(item.source, "skipped", Code.EXISTS, f"{there[0]} exists already")
-    if there and outputs.skip_existing and item.together:
-        missing = next(target for target in item.targets if target not in there)
-        reason = f"{there[0]} exists already, without {missing} that belongs to it (--force makes both)"
-        return Outcome(item.source, "failed", Code.INCOMPLETE, reason)
-    if there and not outputs.force and not outputs.skip_existing:
-        reason = f"{there[0]} exists already (--force replaces it, --skip-existing passes over it)"
-        return Outcome(item.source, "failed", Code.EXISTS, reason)
+    outdated = bool(there) and outputs.existing in ("skip", "update") and _is_newer(item.source, there)
+    if there and not (outputs.overwrite and (outdated or outputs.existing == "replace")):
+        if outputs.existing == "refuse":
+            reason = f"{there[0]} exists already (--force replaces it, --skip-existing passes over it)"
+            return Outcome(item.source, "failed", Code.EXISTS, reason)
+        if len(there) == len(item.targets):
+            reason = f"{there[0]} exists already"
+            if not outdated:
+                return Outcome(item.source, "skipped", Code.EXISTS, reason)
+            reason += f", but {item.source} has changed since: --update renews it"
+            return Outcome(item.source, "skipped", Code.OUTDATED, reason)
+        if item.together and not outputs.overwrite:
+            missing = next(target for target in item.targets if target not in there)
+            reason = f"{there[0]} exists already, without {missing} that belongs to it (--force makes both)"
+            return Outcome(item.source, "failed", Code.INCOMPLETE, reason)
     try:
         for target in targets:
             require_writable(target, overwrite=True)
     except Exception as error:  # whatever it is, it is this one's
         return failure(item.source, error)
     return item
+
+
+def _is_newer(source: Path, files: Sequence[Path]) -> bool:
+    """Whether a file has changed since one of the others has."""
+    try:
+        return source != STREAM and source.stat().st_mtime > min(file.lstat().st_mtime for file in files)
+    except OSError:
+        return False

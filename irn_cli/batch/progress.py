@@ -29,12 +29,16 @@ def follow(events: Events, total: int, *, quiet: bool = False, as_json: bool = F
     """
     shown = _Display(total, quiet=quiet, as_json=as_json, debug=debug)
     begin = time.monotonic()
-    with closing(events), shown.bar:
-        for event in events:
-            if isinstance(event, Progressed):
-                shown.progress(event)
-            else:
-                shown.end(event)
+    try:
+        with closing(events), shown.bar:
+            for event in events:
+                if isinstance(event, Progressed):
+                    shown.progress(event)
+                else:
+                    shown.end(event)
+    except KeyboardInterrupt:
+        shown.summarise(time.monotonic() - begin, interrupted=True)
+        raise
     shown.summarise(time.monotonic() - begin)
     return 1 if shown.counts["failed"] else 0
 
@@ -44,7 +48,7 @@ class _Display:
 
     def __init__(self, total: int, *, quiet: bool, as_json: bool, debug: bool) -> None:
         self.counts: Counter[str] = Counter()  # outcomes by their status
-        self._quiet, self._as_json, self._debug = quiet, as_json, debug
+        self._total, self._quiet, self._as_json, self._debug = total, quiet, as_json, debug
         self._console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -78,12 +82,11 @@ class _Display:
         elif not self._quiet:
             self._say(f"{source}: skipped: {reason}" if outcome.status == "skipped" else _line(outcome))
 
-    def summarise(self, seconds: float) -> None:
-        if self.counts.total() > 1 and not self._quiet and not self._as_json:
-            counts = ", ".join(
-                f"{self.counts[name]} {name}" for name in ("done", "skipped", "failed") if self.counts[name]
-            )
-            self._say(f"{counts} in {seconds:.1f} s")
+    def summarise(self, seconds: float, *, interrupted: bool = False) -> None:
+        if self._quiet or self._as_json or (self._total == 1 and not interrupted):
+            return
+        counts = ", ".join(f"{self.counts[name]} {name}" for name in ("done", "skipped", "failed") if self.counts[name])
+        self._say(f"{counts or 'nothing done'}{f' of {self._total}' if interrupted else ''} in {seconds:.1f} s")
 
     def _say(self, line: str, style: str | None = None) -> None:
         self._console.print(line, style=style)

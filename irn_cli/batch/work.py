@@ -121,6 +121,9 @@ class Upscaler:
         if scale is None:
             reason = "no usable record of irn: foreign, or stripped; --scale and --size restore it all the same"
             raise InputError(reason, Code.NO_RECORD)
+        if self.scale not in (None, scale):
+            reason = f"irn made it {scale} times smaller, not {self.scale}: leave --scale out"
+            raise InputError(reason, Code.USAGE)
         source = self.model or (record.weights if record else "") or str(scale)
         with self._loading:
             if source not in self._loaded:
