@@ -229,7 +229,7 @@ class _Device:
 
 @dataclass(frozen=True, kw_only=True)
 class _Batch(_Device):
-    """What `downscale` and `upscale` are both told."""
+    """Options that `downscale` and `upscale` share."""
 
     sources: tuple[str, ...] = _argument(nargs=-1, type=_NAME, metavar="SRC...")
     output: str | None = _outputs("-o", "--output", type=_NAME, metavar="OUT", show_default="beside SRC",

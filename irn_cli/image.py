@@ -156,7 +156,7 @@ def output_format(path: Path, *, small: bool) -> tuple[str, dict[str, Any]]:
         return _LOSSLESS[suffix]
     if suffix in _LOSSY and not small:
         return _LOSSY[suffix]
-    names = ".png, .webp or .tif"
+    names = ".png, .webp or .tif" if small else ".png, .webp, .tif or .jpg"
     if suffix in SUFFIXES and small:
         raise UsageError(f"{path}: what is hidden in a small picture would be lost in {suffix}; expected {names}")
     if not suffix:

@@ -22,7 +22,7 @@ class Input:
     path: Path
     place: Path  # its directory below the one that was given; mirrored below the output's
     named: bool  # given by name or list, not found in a directory or by a pattern
-    header: Header | None  # None where it cannot be read; that is told when its turn comes
+    header: Header | None  # None where it cannot be read: its turn will show why
     missing: str = ""  # why there is no such input
 
 

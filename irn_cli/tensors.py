@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_NESTED = ("params_ema", "params", "state_dict")  # where BasicSR and others put weights; averaged ones first
+
+
 @dataclass(frozen=True)
 class Format:
     """One of our kinds of file: safetensors whose header names the format and holds further text fields."""
@@ -65,7 +68,7 @@ class Format:
         except FileNotFoundError:
             raise self.error(f"no such file: {path}") from None
         except SafetensorError as error:
-            raise self.error(f"{path} is not a whole safetensors file: {error}") from error
+            raise self.error(_pointer(path) or f"{path} is not a whole safetensors file: {error}") from error
         except OSError as error:
             raise self.error(f"cannot read {path}: {error.strerror or error}") from error
 
@@ -78,11 +81,19 @@ class Format:
         return header
 
 
+def _pointer(path: str | os.PathLike[str]) -> str:
+    """What to do about a file that Git left as a note of where the real one is; empty if it is none."""
+    with Path(path).open("rb") as stream:
+        is_pointer = stream.read(40).startswith(b"version https://git-lfs.github.com/spec/")
+    return f"{path} is only a pointer to a file in Git LFS: `git lfs pull` fetches the file" if is_pointer else ""
+
+
 def read_state_dict(path: Path) -> "dict[str, Tensor]":
     """Read others' weights, without running what a pickle might carry.
 
     Args:
-        path: a `.safetensors` file, or what `torch.save` made of a mapping of names to tensors.
+        path: a `.safetensors` file, or what `torch.save` made of a mapping of names to tensors, by itself or, as
+            trainers leave it, among other things under one of the names in `_NESTED`.
 
     Raises:
         WeightsError: the file is missing, or holds anything else.
@@ -99,7 +110,10 @@ def read_state_dict(path: Path) -> "dict[str, Tensor]":
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # unpicklers of foreign bytes raise nearly anything
-        raise WeightsError(f"{path} is not a file of plain tensors, and is not loaded") from error
+        told = f"{path} is not a file of plain tensors, and is not loaded"
+        raise WeightsError(_pointer(path) or told) from error
+    if isinstance(state, Mapping):
+        state = next((state[name] for name in _NESTED if isinstance(state.get(name), Mapping)), state)
     if not isinstance(state, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise WeightsError(f"{path}: expected a mapping of names to tensors")
     return {str(name): tensor for name, tensor in state.items()}

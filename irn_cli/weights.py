@@ -148,6 +148,8 @@ def find_weights(source: str | os.PathLike[str]) -> Path:
     for directory in weights_directories():
         if (candidate := directory / f"{source}.safetensors").is_file():
             return candidate
+    if path.is_file():
+        raise UsageError(f"{path} is not a weights file: expected .safetensors, or .pth for an official checkpoint")
     places = ", ".join(map(str, weights_directories()))
     names = ", ".join(sorted({info.name for info in list_weights()})) or f"none (looked in {places})"
     raise UsageError(f"no model named {str(source)!r}; there are: {names}")

@@ -134,6 +134,7 @@ def test_lossy_names_are_refused_before_anything_runs(run: Run) -> None:
     )
     assert files() == ["a.png"]
     ended(run("downscale a.png"), 0)
+    ended(run("upscale a_down4.png -o b.bmp"), 2, told="b.bmp: cannot write .bmp; expected .png, .webp, .tif or .jpg")
     ended(run("upscale a_down4.png -o b.jpg"), 0)
 
 
@@ -310,6 +311,7 @@ def test_right_weights_are_found_by_their_hash(
     ended(run("downscale a.png -s 8"), 2, told="no weights for 8x are shipped")
     for command in ("downscale a.png", "upscale a_down4.png"):
         ended(run(f"{command} -m nonsense"), 2, told="no model named 'nonsense'")
+        ended(run(f"{command} -m a.png"), 2, told="a.png is not a weights file: expected .safetensors, or .pth for")
 
 
 def test_changed_pixels_are_warned_of(run: Run) -> None:
@@ -806,7 +808,7 @@ def test_a_killed_run_leaves_no_half_file_and_is_resumed(run: Run) -> None:
     [
         ("irn downscale a.png -o -", ">&-", "irn: standard output is closed"),
         ("irn downscale a.png --json", ">&-", "irn: standard output is closed"),
-        ("irn downscale - -o b.png", "<&-", "failed: standard input is closed"),
+        ("irn downscale - -o b.png", "<&-", "-: failed: standard input is closed"),
         ("irn downscale --files-from - -o out/", "<&-", "irn: standard input is closed"),
         ("irn downscale a.png -o -", ">/dev/full", "a.png: failed: No space left on device"),
         ("irn downscale a.png --json", ">/dev/full", "irn: No space left on device"),

@@ -62,3 +62,27 @@ def test_others_weights_are_read_or_refused(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "c.pth")
     with pytest.raises(WeightsError, match="expected a mapping"):
         read_state_dict(tmp_path / "c.pth")
+
+
+def test_weights_among_what_a_trainer_keeps_are_found(tmp_path: Path) -> None:
+    plain, averaged = {"a": torch.zeros(2)}, {"a": torch.ones(2)}
+    for saved, expected in [
+        ({"state_dict": plain, "epoch": 3}, plain),
+        ({"params": plain, "params_ema": averaged}, averaged),
+        ({"params": plain}, plain),
+    ]:
+        torch.save(saved, tmp_path / "a.pth")
+        assert torch.equal(read_state_dict(tmp_path / "a.pth")["a"], expected["a"])
+    torch.save({"epoch": 3, "optimizer": {"a": 1}}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match="expected a mapping of names to tensors"):
+        read_state_dict(tmp_path / "a.pth")
+
+
+def test_a_pointer_of_git_lfs_is_told_as_such(tmp_path: Path) -> None:
+    for suffix in ("pth", "safetensors"):
+        path = tmp_path / f"a.{suffix}"
+        path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 17000000\n")
+        with pytest.raises(WeightsError, match="only a pointer to a file in Git LFS: `git lfs pull`"):
+            read_state_dict(path)
+        with pytest.raises(InputError, match="only a pointer to a file in Git LFS: `git lfs pull`"):
+            FORMAT.read_header(path)

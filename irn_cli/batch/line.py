@@ -116,8 +116,8 @@ class _Line:
         waiting: deque[Outcome | _InFlight] = deque()  # in the plan's order
         for item in items:
             waiting.append(self._begin(item, following.get(item)) if isinstance(item, Job) else item)
-            yield from self._told(waiting, 4 * self._at_once)
-        yield from self._told(waiting, 0)
+            yield from self._ready(waiting, 4 * self._at_once)
+        yield from self._ready(waiting, 0)
 
     def stop(self) -> None:
         """Begin nothing more, and end what is under way; what is being written is finished."""
@@ -134,8 +134,8 @@ class _Line:
         flight.working.add_done_callback(self._tell)
         return flight
 
-    def _told(self, waiting: "deque[Outcome | _InFlight]", most: int) -> Events:
-        """The first outcomes: those that are there, and more as soon as they are, until `most` are left."""
+    def _ready(self, waiting: "deque[Outcome | _InFlight]", most: int) -> Events:
+        """Yield the first outcomes: those that are known, then wait for more until `most` are left."""
         while waiting:
             first = waiting[0]
             if isinstance(first, Outcome) or first.settled:
@@ -184,14 +184,14 @@ class _Line:
     def _progress(self, job: Job, *, silent: bool) -> Progress:
         """Tell that a job begins; the result tells how far it is, unless silent, and ends it when the batch ends."""
         self._news.put(Progressed(job.source, 0.0))
-        told = time.monotonic()
+        reported = time.monotonic()
 
         def report(share: float) -> None:
-            nonlocal told
+            nonlocal reported
             if self._stopped.is_set():
                 raise _Stopped
-            if not silent and time.monotonic() - told > _PAUSE:
-                told = time.monotonic()
+            if not silent and time.monotonic() - reported > _PAUSE:
+                reported = time.monotonic()
                 self._news.put(Progressed(job.source, share))
 
         return report
