@@ -354,7 +354,7 @@ class _Upscale(_Batch):
         help="How many restorations to draw of each.")  # fmt: skip
     seed: int | None = _latent("--seed", type=int, show_default="0", help="Which latents to draw.")
     temperature: float | None = _latent("--temperature", type=_Finite(0), show_default="1",
-        help="Their standard deviation; networks are trained for 1 and nothing else.")  # fmt: skip
+        help="Their standard deviation; what MODEL was not trained for is told.")  # fmt: skip
     latent: Path | None = _latent("--latent", type=_PATH, metavar="FILE",
         show_default="the one beside it, unless an option above is given",
         help="The kept latent of the one input.")  # fmt: skip
@@ -635,6 +635,7 @@ def weights_show(name: str) -> None:
         "network": f"{blocks} blocks, growth {info.config.growth}, clamp {info.config.clamp:g}",
         "revision": info.revision,
         "hash": info.hash,
+        "temperatures": "{:g} to {:g}".format(*info.temperatures),
         **info.notes,
     }
     for key, value in fields.items():

@@ -137,6 +137,7 @@ class IRN(nn.Module):
     Attributes:
         config: the shape of the network.
         name, revision: what its weights are called (`irn-x4`, `1`); small pictures remember it.
+        temperatures: the range of standard deviations of the drawn latents that it was trained with.
     """
 
     def __init__(self, config: IRNConfig, name: str = "unnamed", revision: str = "0") -> None:
@@ -144,6 +145,7 @@ class IRN(nn.Module):
         self.config = config
         self.name = name
         self.revision = revision
+        self.temperatures = (1.0, 1.0)
         self.operations = nn.ModuleList()
         channels = 3
         for count in config.blocks:

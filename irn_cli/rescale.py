@@ -180,7 +180,7 @@ class Rescaler:
             picture: the small picture; with its `latent`, if that was kept, nothing is drawn. One without a record is
                 only enlarged, `scale` times.
             seed: which latents to draw; equal seeds draw equal latents for equal small pictures.
-            temperature: the latent's standard deviation; networks are trained for 1.
+            temperature: the latent's standard deviation; `model.temperatures` tells what the network was trained for.
             sample: which of the draws of this seed, from 0.
             progress: as `downscale`'s.
 
@@ -210,6 +210,7 @@ class Rescaler:
             u = self._draw(picture.pixels, digest, surroundings, seed, temperature, sample)
             pixels = self._enlarge(u, surroundings, size, grey=mode == "L", progress=progress)
             drawn = int(seed), float(temperature), int(sample)  # NumPy's numbers are none for a record
+            warnings += self._unknown(temperature)
         if latent and latent.original != hash_pixels(pixels):
             warnings.append("the kept latent did not bring the original back bit for bit: other hardware or precision?")
         alpha = picture.full_alpha
@@ -249,6 +250,14 @@ class Rescaler:
             if precision not in self._engines:
                 self._engines[precision] = Engine(self.model, self._device, precision, self._memory)
             return self._engines[precision]
+
+    def _unknown(self, temperature: float) -> list[str]:
+        """What is to be told of a temperature that the network was not trained for."""
+        low, high = self.model.temperatures
+        if low <= temperature <= high:
+            return []
+        known = f"temperatures from {low:g} to {high:g}" if low < high else f"temperature {high:g} only"
+        return [f"{self.model.name} was trained for {known}: at {temperature:g} the restoration may be poor"]
 
     def _doubts(self, picture: Picture, record: Record | None, digest: str) -> list[str]:
         """What makes a good restoration unlikely, one line each."""

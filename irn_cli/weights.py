@@ -22,7 +22,7 @@ from irn_cli.tensors import Format, read_state_dict
 
 DEFAULT_MODELS = {2: "irn-x2", 4: "irn-x4"}  # what is used where only a scale is given
 _FORMAT = Format("irn-1", "a weights file of irn", ("config", "revision", "hash"), WeightsError)
-_OWN_FIELDS = ("format", *_FORMAT.fields)
+_OWN_FIELDS = ("format", *_FORMAT.fields, "temperatures")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class WeightsInfo:
     config: IRNConfig
     revision: str  # counts up when shipped weights of this name change
     hash: str  # see `weights_hash`
+    temperatures: tuple[float, float]  # see `IRN`; only 1 where the header does not say it
     notes: Mapping[str, str]  # free text: recipe, data, steps, hardware, scores, licence
 
 
@@ -55,6 +56,7 @@ def load_model(source: str | os.PathLike[str]) -> IRN:
     info = _info(path, header)
     state = {name: torch.from_numpy(array) for name, array in arrays.items()}
     model = _build(path, info.config, state, info.revision)
+    model.temperatures = info.temperatures
     if (found := weights_hash(model.state_dict())) != info.hash:
         raise WeightsError(f"{path} is damaged: its header promises {info.hash[:12]}, its tensors hash to {found[:12]}")
     return model
@@ -88,6 +90,7 @@ def save_model(
         "config": json.dumps(asdict(model.config)),
         "revision": model.revision,
         "hash": weights_hash(tensors),
+        "temperatures": json.dumps(model.temperatures),
         **(notes or {}),
     }
     _FORMAT.write(path, {name: tensor.numpy() for name, tensor in tensors.items()}, header, overwrite=overwrite)
@@ -109,12 +112,14 @@ def _info(path: Path, header: Mapping[str, str]) -> WeightsInfo:
     try:
         config = json.loads(header["config"])
         config["blocks"] = tuple(config["blocks"])
+        low, high = map(float, json.loads(header.get("temperatures", "[1, 1]")))
         return WeightsInfo(
             name=path.stem,
             path=path,
             config=IRNConfig(**config),
             revision=header["revision"],
             hash=header["hash"],
+            temperatures=(low, high),
             notes={key: header[key] for key in sorted(header) if key not in _OWN_FIELDS},  # as read, in no order
         )
     except (KeyError, TypeError, ValueError) as error:  # not JSON, or other fields than a configuration's

@@ -63,6 +63,19 @@ def test_the_record_tells_all(tiny_model: Models) -> None:
     assert large.record == Restored(4, "tiny-x4", "1", scaler.hash, 5, 0.5, 2)
 
 
+def test_a_temperature_that_the_network_does_not_know_is_told(tiny_model: Models) -> None:
+    model = tiny_model(4)
+    scaler = Rescaler(model, "cpu", "fp32")
+    small = dataclasses.replace(scaler.downscale(Picture(photo_like(30, 41))), warnings=())
+    assert scaler.upscale(small).warnings == ()
+    (told,) = scaler.upscale(small, temperature=0.5).warnings
+    assert told == "tiny-x4 was trained for temperature 1 only: at 0.5 the restoration may be poor"
+    model.temperatures = (0.0, 1.0)
+    assert scaler.upscale(small, temperature=0.5).warnings == ()
+    (told,) = scaler.upscale(small, temperature=1.2).warnings
+    assert told == "tiny-x4 was trained for temperatures from 0 to 1: at 1.2 the restoration may be poor"
+
+
 def test_draws_depend_on_seed_sample_and_pixels_alone(tiny_model: Models) -> None:
     model = tiny_model(4)
     scaler = Rescaler(model, "cpu", "fp32")

@@ -95,6 +95,7 @@ def test_what_is_exported_is_the_average_and_validates_as_irn_eval_says(tmp_path
     assert shapes == [(80, 96, 3), (40, 48, 3), (80, 96, 3)]
 
     exported = load_model(tmp_path / "run" / "weights.safetensors")
+    assert exported.temperatures == step.recipe.temperature
     for name, weight in exported.named_parameters():
         average = step.state()[f"average/{name}"]
         torch.testing.assert_close(weight, average, rtol=1e-3, atol=1e-6)

@@ -48,6 +48,20 @@ def test_a_saved_model_rebuilds_itself(saved: Path, tiny_model: Callable[..., IR
     assert info.notes == {"recipe": "none", "licence": "CC0"}
 
 
+def test_temperatures_are_in_the_header_and_were_1_before_it_had_them(
+    saved: Path, tiny_model: Callable[..., IRN]
+) -> None:
+    model = tiny_model(4)
+    model.temperatures = (0.0, 1.0)
+    save_model(saved, model, overwrite=True)
+    assert load_model(saved).temperatures == (0.0, 1.0)
+    assert read_info(saved).notes == {}
+    header, state = read_header(saved), load_file(saved)
+    del header["temperatures"]
+    save_file(state, saved, metadata=header)
+    assert load_model(saved).temperatures == (1.0, 1.0)
+
+
 def test_half_precision_files_are_rounded_once_and_keep_their_hash(
     tmp_path: Path, tiny_model: Callable[..., IRN]
 ) -> None:
@@ -133,11 +147,13 @@ def test_wrong_tensors_are_named(change: str, name: str, saved: Path) -> None:
         assert "expected (9, 35, 3, 3), found (9, 4, 3, 3)" in str(caught.value)
 
 
-@pytest.mark.parametrize("field", ["config", "hash", "revision"])
+@pytest.mark.parametrize("field", ["config", "hash", "revision", "temperatures"])
 def test_a_damaged_header_is_refused(field: str, saved: Path) -> None:
     header, state = read_header(saved), load_file(saved)
     if field == "config":
         header[field] = '{"blocks": [0]}'
+    elif field == "temperatures":
+        header[field] = "[0.5]"
     else:
         del header[field]
     save_file(state, saved, metadata=header)

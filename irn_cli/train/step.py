@@ -205,7 +205,7 @@ class Step:
         """A copy of the network that holds the averaged weights: what is validated and exported."""
         model: IRN = deepcopy(self.master)
         model.requires_grad_(False).eval()
-        model.name, model.revision = "weights", "0"
+        model.name, model.revision, model.temperatures = "weights", "0", self.recipe.temperature
         for weight, average in zip(model.parameters(), self.average, strict=True):
             weight.grad = None
             weight.copy_(average)
