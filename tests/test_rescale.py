@@ -66,7 +66,7 @@ def test_the_record_tells_all(tiny_model: Models) -> None:
 def test_a_temperature_that_the_network_does_not_know_is_told(tiny_model: Models) -> None:
     model = tiny_model(4)
     scaler = Rescaler(model, "cpu", "fp32")
-    small = dataclasses.replace(scaler.downscale(Picture(photo_like(30, 41))), warnings=())
+    small = dataclasses.replace(scaler.downscale(Picture(photo_like(130, 141))), warnings=())
     assert scaler.upscale(small).warnings == ()
     (told,) = scaler.upscale(small, temperature=0.5).warnings
     assert told == "tiny-x4 was trained for temperature 1 only: at 0.5 the restoration may be poor"
