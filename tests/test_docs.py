@@ -10,6 +10,8 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from runpy import run_path
 
@@ -215,3 +217,35 @@ def test_each_field_of_the_shipped_headers_is_described() -> None:
         assert names <= described, names - described
     config = {field.name for field in dataclasses.fields(load_model("irn-x2").config)}
     assert config <= described
+
+
+# Architecture ---------------------------------------------------------------------------------------------------------
+
+
+def resolved(name: str) -> object:
+    """What a dotted name means, relative to the package."""
+    found: object = irn_cli
+    for part in name.split("."):
+        path = getattr(found, "__path__", None)
+        if path is not None and find_spec(f"{found.__name__}.{part}"):  # type: ignore[attr-defined]
+            found = import_module(f"{found.__name__}.{part}")  # type: ignore[attr-defined]
+        else:
+            found = getattr(found, part)
+    return found
+
+
+def test_each_name_in_the_architecture_exists() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    diagrams = blocks(DOCS / "architecture.md", "mermaid")
+    assert len(diagrams) == 3
+    assert len(page.splitlines()) <= 150
+    code = re.findall(r"`([\w.]+)`", page)
+    text = " ".join([*code, *re.findall(r'"([^"]*)"', "\n".join(diagrams))])
+    files = (".jsonl", ".md", ".png", ".svg")
+    dotted = {name for name in re.findall(r"(?:\w+\.)+\w+", text) if not name.endswith(files)}
+    assert len(dotted) > 40
+    for name in sorted(dotted):
+        resolved(name)
+    modules = {path.stem for path in (ROOT / "irn_cli").rglob("*.py")}
+    known = modules | {part for name in dotted for part in name.split(".")} | {"irn_cli", "downscale", "upscale"}
+    assert {name for name in code if "." not in name} <= known
