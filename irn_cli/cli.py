@@ -225,6 +225,8 @@ class _Device:
         help="Arithmetic of the convolutions; auto is bf16 where the hardware has it.")  # fmt: skip
     memory: str | None = _network("--memory", metavar="SIZE", show_default="what there is",
         help="Most memory to use, as 2GB or 500MB.")  # fmt: skip
+    threads: int | None = _network("--threads", type=click.IntRange(1), metavar="N", show_default="one per core",
+        help="Threads to compute with on the CPU.")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -422,8 +424,9 @@ def upscale(options: _Upscale) -> int:
 def _wait_asleep() -> None:
     """Let OpenMP's threads sleep between operations; heeded where torch loads after this.
 
-    By default they wait in a loop, which pays in training. Pictures are shared out to threads of our own, and the few
-    operations around them would take many times as long where other programs want the cores (`benchmarks/README.md`).
+    By default they wait in a loop, which pays in training: there, fewer threads are the answer to other programs that
+    want the cores. Pictures are shared out to threads of our own, which need not wait for each other, and the few
+    operations around them would take many times as long (`benchmarks/README.md`).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -453,7 +456,9 @@ def _run(plan: "Sequence[Job | Outcome]", work: "Work", options: _Batch) -> int:
     from irn_cli.batch.progress import follow
     from irn_cli.device import resolve_device, tune_allocator
     from irn_cli.inputs import parse_shard
+    from irn_cli.threads import set_threads
 
+    set_threads(options.threads)
     if options.shard:
         plan = share(plan, *parse_shard(options.shard, os.environ))
     # Small pictures have a core each; a GPU is one, and --memory is said of one picture's network.
@@ -542,17 +547,20 @@ def eval_(options: _Eval) -> int:
 
         changes.show(changes.compare(*map(changes.read_results, options.compared)))
         return 0
+    _wait_asleep()
     from irn_cli import report
     from irn_cli.dataset import find_data_sets
     from irn_cli.device import tune_allocator
     from irn_cli.evaluate import evaluate
     from irn_cli.files import require_writable
     from irn_cli.methods import load_methods
+    from irn_cli.threads import set_threads
 
     for path in (options.page, options.json_file, options.csv_file):
         if path and path != "-":
             require_writable(path, overwrite=options.force)  # now, not after minutes of measuring
     datasets = find_data_sets(options.directories)
+    set_threads(options.threads)
     tune_allocator()
     placed: dict[str, Any] = {"device": options.device, "precision": options.precision}
     methods = load_methods(
@@ -713,6 +721,9 @@ class _Train(_Device):
     quiet: bool = _training("-q", "--quiet", is_flag=True, help="Show only what went wrong.")
     memory: str | None = _network("--memory", metavar="SIZE", show_default="a third of what there is",
         help="Most main memory for decoded training pictures, as 2GB; more are mapped from a file.")  # fmt: skip
+    threads: int | None = _network("--threads", type=click.IntRange(1), metavar="N",
+        show_default="one per core that other programs leave free", help="Threads to compute with on the CPU."
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         if self.resume == "" and self.run is None:
@@ -738,12 +749,17 @@ def train(options: _Train) -> int:
       irn train --data photos --init irn-x2 --recipe irn-shipped --time-limit 9m
       irn train --resume runs/mine
     """
+    from irn_cli.threads import Cores, set_threads
+
+    cores = Cores()  # before torch loads, which takes long enough to see what other programs do
     from irn_cli.device import tune_allocator, tune_convolutions
     from irn_cli.train.job import Request, parse_duration, prepare, processes
     from irn_cli.train.monitor import RunConsole, stopping, watch
     from irn_cli.train.recipe import recipe_toml
     from irn_cli.train.trainer import train
 
+    if (remark := set_threads(options.threads, cores)) and not options.quiet:
+        click.echo(f"irn: {remark}", err=True)
     tune_allocator()
     tune_convolutions(options.precision)
     with processes(options.device) as device:

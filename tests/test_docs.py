@@ -166,7 +166,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 def test_a_program_that_knows_only_the_specification_reads_a_png(workplace: Path) -> None:
     alpha = np.random.default_rng(0).integers(0, 256, (47, 62), dtype=np.uint8)
     model = load_model("irn-x4")
-    write("small.png", Rescaler(model, "cpu", "fp32").downscale(Picture(photo_like(47, 62), alpha)))
+    write("small.png", Rescaler(model, "cpu", "fp32").downscale(Picture(photo_like(47, 62), alpha), border="zero"))
 
     found = list(png_chunks(Path("small.png").read_bytes()))
     (text,) = (data for kind, data in found if kind == b"tEXt" and data.startswith(b"irn\0"))
