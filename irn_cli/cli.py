@@ -484,6 +484,7 @@ _pictures, _methods, _protocol, _results = (_section(title) for title in ("Pictu
 class _Eval(_Device):
     directories: tuple[Path, ...] = _pictures("--data", type=_PATH, multiple=True, metavar="DIR",
         help="A folder of pictures, sub-folders included: a data set named after it.  [repeatable]")  # fmt: skip
+    include_own: bool = _pictures("--include-own", is_flag=True, help="Measure pictures that irn made too.")
     models: tuple[str, ...] = _methods("-m", "--model", multiple=True, type=_Weights(), metavar="MODEL",
         show_default="the shipped of the scale",
         help="Weights: a name, a path, or an official .pth.  [repeatable]")  # fmt: skip
@@ -559,7 +560,9 @@ def eval_(options: _Eval) -> int:
     for path in (options.page, options.json_file, options.csv_file):
         if path and path != "-":
             require_writable(path, overwrite=options.force)  # now, not after minutes of measuring
-    datasets = find_data_sets(options.directories)
+    datasets = find_data_sets(options.directories, include_own=options.include_own)
+    for remark in filter(None, (dataset.remark for dataset in datasets)):
+        click.echo(f"irn: {remark}", err=True)
     set_threads(options.threads)
     tune_allocator()
     placed: dict[str, Any] = {"device": options.device, "precision": options.precision}
@@ -685,6 +688,7 @@ class _Train(_Device):
         help="Folder of training pictures, searched at any depth.  [repeatable]")  # fmt: skip
     validation: Path | None = _pictures("--val", type=_PATH, metavar="DIR",
         show_default="a few training pictures, held out", help="Folder of validation pictures.")  # fmt: skip
+    include_own: bool = _pictures("--include-own", is_flag=True, help="Use pictures that irn made too.")
     recipe: str | None = _recipe("--recipe", type=click.Choice(["irn", "irn-plus", "irn-shipped"]), show_default="irn",
         help="The paper's first stage, its second, or what made the shipped weights.")  # fmt: skip
     config: Path | None = _recipe("--config", type=_PATH, metavar="FILE.toml",
@@ -766,6 +770,7 @@ def train(options: _Train) -> int:
         request = Request(
             data=options.data,
             validation=options.validation,
+            include_own=options.include_own,
             recipe=options.recipe,
             config=options.config,
             overrides={

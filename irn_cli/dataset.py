@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irn_cli import resize
-from irn_cli.errors import InputError, UsageError
-from irn_cli.image import FOREIGN, SUFFIXES, read
+from irn_cli.errors import InputError, IrnError, UsageError
+from irn_cli.image import FOREIGN, SUFFIXES, peek, read
 from irn_cli.inputs import walk
 from irn_cli.metrics import WINDOW
 from irn_cli.picture import Picture
@@ -27,6 +27,14 @@ class DataSet:
     name: str
     directory: Path
     pictures: tuple[Path, ...]
+    own: tuple[Path, ...] = ()  # pictures that irn made, which are left out
+
+    @property
+    def remark(self) -> str:
+        """What is to be told of what is left out; empty if nothing is."""
+        if not self.own:
+            return ""
+        return f"left out as made by irn: {len(self.own)}, the first is {self.own[0]}; --include-own takes them too"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +50,7 @@ class Original:
     budget: Future[int] = field(default_factory=Future)
 
 
-def find_data_set(directory: Path, name: str | None = None) -> DataSet:
+def find_data_set(directory: Path, name: str | None = None, *, include_own: bool = False) -> DataSet:
     """Find the pictures in a folder and its sub-folders, in the order of their names.
 
     Those of formats that we do not read are among them: whoever reads them tells that they are left out.
@@ -50,6 +58,7 @@ def find_data_set(directory: Path, name: str | None = None) -> DataSet:
     Args:
         directory: the folder.
         name: what the results call the set; the folder's name where None.
+        include_own: take pictures that irn made for originals too.
 
     Raises:
         UsageError: there is no such folder, or no picture in it.
@@ -57,19 +66,32 @@ def find_data_set(directory: Path, name: str | None = None) -> DataSet:
     if not directory.is_dir():
         raise UsageError(f"no folder {directory}")
     found = tuple(walk(directory, SUFFIXES | FOREIGN))
+    own = () if include_own else tuple(filter(_is_own, found))
     if not found:
         raise UsageError(f"no pictures in {directory}")
-    return DataSet(name or directory.resolve().name, directory, found)
+    if len(own) == len(found):
+        raise UsageError(f"no pictures in {directory} but those that irn made; --include-own takes them")
+    left_out = frozenset(own)
+    pictures = tuple(path for path in found if path not in left_out)
+    return DataSet(name or directory.resolve().name, directory, pictures, own)
 
 
-def find_data_sets(directories: Sequence[Path]) -> list[DataSet]:
+def _is_own(path: Path) -> bool:
+    try:
+        return peek(path).record is not None
+    except IrnError:
+        return False  # whoever reads it tells what is wrong
+
+
+def find_data_sets(directories: Sequence[Path], *, include_own: bool = False) -> list[DataSet]:
     """Find several data sets; folders of one name are told apart by their paths.
 
     Raises:
         UsageError: one is no folder, has no picture in it, or is given twice.
     """
     names = unambiguous([path.resolve().name for path in directories], [str(path) for path in directories])
-    return [find_data_set(path, name) for path, name in zip(directories, names, strict=True)]
+    pairs = zip(directories, names, strict=True)
+    return [find_data_set(path, name, include_own=include_own) for path, name in pairs]
 
 
 def unambiguous(names: Sequence[str], longer: Sequence[str]) -> list[str]:

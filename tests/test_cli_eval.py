@@ -16,7 +16,9 @@ from PIL import Image
 
 from irn_cli import IRN
 from irn_cli.cli import main
+from irn_cli.image import read, write
 from irn_cli.metrics import Metric
+from irn_cli.rescale import Rescaler
 from irn_cli.weights import save_model, weights_hash
 from tests.helpers import need_torchvision
 
@@ -56,6 +58,19 @@ def models(tiny_model: Callable[..., IRN], tmp_path: Path) -> Path:
     save_model(directory / "run2" / "weights.safetensors", tiny_model(4, seed=2))
     save_model(directory / "two.safetensors", tiny_model(2))
     return directory
+
+
+def test_pictures_that_irn_made_are_no_originals(irn_eval: Callable[..., Ran], tiny_model: Callable[..., IRN]) -> None:
+    scaler = Rescaler(tiny_model(4), "cpu", "fp32")
+    write("set/small.png", scaler.downscale(read("set/a.png")))
+    baseline = ("--data", "set", "--baseline", "area", "--json", "-", "-q")
+    ran = irn_eval(*baseline)
+    assert ran.status == 0
+    assert ran.err == "irn: left out as made by irn: 1, the first is set/small.png; --include-own takes them too\n"
+    assert [row["name"] for row in json.loads(ran.out)["pictures"]] == ["a.png", "b.png"]
+    ran = irn_eval(*baseline, "--include-own")
+    assert ran.status == 1
+    assert [row["name"] for row in json.loads(ran.out)["failures"]] == ["small.png"], "too small to be measured"
 
 
 def test_json_and_csv_to_a_file_and_standard_output(irn_eval: Callable[..., Ran], models: Path) -> None:

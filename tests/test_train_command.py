@@ -15,11 +15,14 @@ from safetensors.torch import save_file
 
 from irn_cli.cli import irn
 from irn_cli.errors import IrnError, UsageError
+from irn_cli.image import write
+from irn_cli.picture import Picture
+from irn_cli.rescale import Rescaler
 from irn_cli.train.checkpoint import load_checkpoint
 from irn_cli.train.data import hold_out
 from irn_cli.train.job import parse_duration
 from irn_cli.weights import load_model, read_info, save_model
-from tests.helpers import make_tiny_model, vgg_tensors
+from tests.helpers import make_tiny_model, photo_like, vgg_tensors
 
 ROOT = Path(__file__).parents[1]
 PHOTOS = ROOT / "examples" / "photos"
@@ -106,6 +109,22 @@ def test_the_notes_name_each_changed_value_once(train: Train, tmp_path: Path) ->
     assert train(*COMMON, "-o", "run", "--lr", "5e-4", "--stop-after", "1", "-q").return_value == 0
     notes = read_info(tmp_path / "run" / "weights.safetensors").notes
     assert notes["recipe"] == "irn with scale = 2, batch = 2, patch = 32, lr = 0.0005, blocks = 1, growth = 8"
+
+
+def test_pictures_that_irn_made_are_no_originals(train: Train, tmp_path: Path) -> None:
+    scaler = Rescaler(make_tiny_model(2), "cpu", "fp32")
+    (tmp_path / "data").mkdir()
+    small = scaler.downscale(Picture(photo_like(64, 80)))
+    write(tmp_path / "data" / "a_down2.png", small)
+    write(tmp_path / "data" / "a_up2.png", scaler.upscale(small))
+    only = train(*COMMON[2:], "--data", "data", "--dry-run")
+    assert "no pictures in data but those that irn made; --include-own takes them" in str(only.exception)
+    (tmp_path / "data" / "rocket.jpg").write_bytes((PHOTOS / "rocket.jpg").read_bytes())
+    result = train(*COMMON[2:], "--data", "data", "--dry-run")
+    assert "1 pictures to train on" in result.stderr
+    assert "left out as made by irn: 2, the first is data/a_down2.png;" in result.stderr
+    every = train(*COMMON[2:], "--data", "data", "--include-own", "--dry-run")
+    assert "3 pictures to train on" in every.stderr
 
 
 def test_a_broken_picture_is_not_held_out(train: Train, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ class Request:
 
     data: tuple[Path, ...] = ()
     validation: Path | None = None
+    include_own: bool = False  # whether pictures that irn made are used too
     recipe: str | None = None
     config: Path | None = None
     overrides: Mapping[str, Any] | None = None  # values of a recipe's keys; None where not given
@@ -141,7 +142,8 @@ def prepare(request: Request) -> TrainingJob:
     device = resolve_device(request.device)
     precision = resolve_precision(request.precision, device)
     features = _features(request, recipe, checkpoint)
-    training, validation = _pictures(request, recipe)
+    sets = [find_data_set(directory, include_own=request.include_own) for directory in request.data]
+    training, validation = _pictures(request, recipe, [path for one in sets for path in one.pictures])
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     limit = (parse_memory(request.memory) if request.memory else physical_memory() // 3) // sharing
     pictures = load_pictures(training, recipe.scale, recipe.patch, limit)
@@ -151,6 +153,7 @@ def prepare(request: Request) -> TrainingJob:
         notes["recipe"] = f"{notes.get('recipe', 'unknown')}; its rate taken to zero in {request.anneal:.0f} s"
     limits = Limits(_seconds(request, recipe, checkpoint), request.stop_after)
     remarks = _remarks(request, step, training, pictures, validation, checkpoint)
+    remarks = (*remarks, *filter(None, (one.remark for one in sets)))
     remembered = _remembered(request, recipe, checkpoint, limits)
     branched = request.resume if request.resume and run.resolve() != request.resume.resolve() else None
     return TrainingJob(step, run, pictures, validation, checkpoint, notes, limits, remarks, remembered, branched)
@@ -237,6 +240,7 @@ def _remembered(request: Request, recipe: Recipe, checkpoint: Checkpoint | None,
     return {
         "data": [str(path.resolve()) for path in request.data],
         "validation": request.validation and str(request.validation.resolve()),
+        "include_own": request.include_own,
         "vgg": str(request.vgg.resolve()) if request.vgg and recipe.stage == "irn-plus" else None,
         "time_limit": limits.seconds / left if limits.seconds and left else None,  # that of the whole schedule
     }
@@ -260,7 +264,9 @@ def _repeated(request: Request, run: Path) -> Request:
     if request.data:  # maybe others, that are to be validated on others too
         return replace(request, vgg=vgg)
     validation = request.validation or (before.get("validation") and Path(before["validation"]))
-    return replace(request, data=tuple(map(Path, before.get("data", ()))), validation=validation, vgg=vgg)
+    own = request.include_own or bool(before.get("include_own"))
+    data = tuple(map(Path, before.get("data", ())))
+    return replace(request, data=data, validation=validation, include_own=own, vgg=vgg)
 
 
 def _remarks(
@@ -333,12 +339,11 @@ def _fresh(config: IRNConfig, seed: int) -> IRN:
         return IRN(config)
 
 
-def _pictures(request: Request, recipe: Recipe) -> tuple[list[Path], DataSet | None]:
+def _pictures(request: Request, recipe: Recipe, found: list[Path]) -> tuple[list[Path], DataSet | None]:
     """What to train on, and what to validate on: a directory of its own, or a few pictures held out."""
-    found = [path for directory in request.data for path in find_data_set(directory).pictures]
     found = list({path.resolve(): path for path in found}.values())  # one folder may lie in another
     if request.validation is not None:
-        validation = find_data_set(request.validation)
+        validation = find_data_set(request.validation, include_own=request.include_own)
         reason = _obstacle(validation.pictures[0], recipe.scale)
         if reason and all(_obstacle(path, recipe.scale) for path in validation.pictures[1:]):
             raise InputError(f"no validation picture can be measured; the first: {reason}")
