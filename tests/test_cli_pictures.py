@@ -267,20 +267,20 @@ def test_foreign_pictures_need_a_scale_and_are_warned_of(run: Run) -> None:
 
 
 def test_without_its_record_a_picture_is_restored_as_well_as_ever(run: Run) -> None:
-    photo("a.png", 29, 42)
+    photo("a.png", 66, 71)  # below 64 pixels its border would have to be known too
     run("downscale a.png")
     run("upscale a_down4.png -o whole.png")
     with Image.open("a_down4.png") as image:
         Image.fromarray(np.asarray(image)).save("stripped.png")  # as editors do
-    told = "stripped.png: warning: no record of irn: taken for what irn-x4 makes of 42x29"
-    result = ended(run("upscale stripped.png -s 4 --size 42x29"), 0, told=told)
+    told = "stripped.png: warning: no record of irn: taken for what irn-x4 makes of 71x66"
+    result = ended(run("upscale stripped.png -s 4 --size 71x66"), 0, told=told)
     assert result.stderr.count("warning") == 1
     assert np.array_equal(read("stripped_up4.png").pixels, read("whole.png").pixels)
-    ended(run("upscale stripped.png -s 4 --size 42x28 --force"), 1, told="--size 42x28 is 11x7 at 4x; it has 11x8")
-    ended(run("upscale stripped.png --size 42x29"), 2, told="--size is for pictures without a record")
-    ended(run("upscale stripped.png -s 4 --size 42"), 2, told="expected WIDTHxHEIGHT, as 640x427, not '42'")
-    ended(run("upscale a_down4.png -s 4 --size 42x29 -o b.png"), 0)
-    ended(run("upscale a_down4.png -s 4 --size 43x29 -o c.png"), 1, told="its record says that the original is 42x29")
+    ended(run("upscale stripped.png -s 4 --size 71x64 --force"), 1, told="--size 71x64 is 18x16 at 4x; it has 18x17")
+    ended(run("upscale stripped.png --size 71x66"), 2, told="--size is for pictures without a record")
+    ended(run("upscale stripped.png -s 4 --size 71"), 2, told="expected WIDTHxHEIGHT, as 640x427, not '71'")
+    ended(run("upscale a_down4.png -s 4 --size 71x66 -o b.png"), 0)
+    ended(run("upscale a_down4.png -s 4 --size 72x66 -o c.png"), 1, told="its record says that the original is 71x66")
 
 
 def test_a_foreign_text_of_our_key_is_no_record(run: Run) -> None:
