@@ -32,6 +32,9 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_con
 _NAME = click.Path(readable=False)  # lets names of files be completed; what is wrong with one, its reader tells
 _PATH = click.Path(readable=False, path_type=Path)
 _SCALES = click.Choice([2, 4, 8])
+_REFINE: dict[str, Any] = {  # 10 iterations give most of what 30 do (benchmarks/README.md)
+    "type": click.IntRange(0), "is_flag": False, "flag_value": 10, "default": 0, "metavar": "[N]",
+}  # fmt: skip
 
 
 def main() -> None:
@@ -158,6 +161,17 @@ class _Command(click.Command):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.params.append(click.Option(["--debug"], **_DEBUG))
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Let `--refine photo.png` be an option without its number, and a picture."""
+        bare = {name: one.flag_value for one in self.params if isinstance(one, _Option) for name in one.opts
+                if not one.is_flag and one.flag_value is not None}  # fmt: skip
+        numbers = [following.isdecimal() for following in [*args[1:], ""]]
+        end = args.index("--") if "--" in args else len(args)
+        for index, name in enumerate(args[:end]):
+            if name in bare and not numbers[index]:
+                args[index] = f"{name}={bare[name]}"
+        return super().parse_args(context, args)
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -303,6 +317,9 @@ class _Downscale(_Batch):
         type=click.Choice(["auto", "zero", "mirror", "edge"]), default="auto",
         help="What surrounds a picture in the network; auto is zero, and what restores best where a side is below "
              "64 pixels.")  # fmt: skip
+    refine: int = _network("--refine", **_REFINE,
+        help="Improve each small picture N times (10 where no N is given), so that it restores better. Each time takes "
+             "about as long as making it and restoring it twice.")  # fmt: skip
     keep_latent: bool = _outputs("--keep-latent", is_flag=True,
         help="Also write what the small picture cannot hold: with it the original comes back bit for bit.")  # fmt: skip
     on_artifact: Literal["warn", "fail", "bicubic"] = _checks("--on-artifact",
@@ -323,6 +340,7 @@ def downscale(options: _Downscale) -> int:
     Example:
       irn downscale photo.jpg              # writes photo_down4.png
       irn downscale photos -o small        # mirrors the tree of photos in small
+      irn downscale photo.jpg --refine     # takes longer, restores better
     """
     _wait_asleep()
     from irn_cli.batch.plan import plan_downscale
@@ -344,6 +362,7 @@ def downscale(options: _Downscale) -> int:
         keep_latent=options.keep_latent,
         on_artifact=options.on_artifact,
         border=options.border,
+        refine=options.refine,
         verify=options.verify,
         min_psnr=options.min_psnr,
     )
@@ -490,6 +509,9 @@ class _Eval(_Device):
         help="Weights: a name, a path, or an official .pth.  [repeatable]")  # fmt: skip
     scale: int | None = _methods("-s", "--scale", type=_SCALES, show_default="the models', or 4",
         help="How many times smaller.")  # fmt: skip
+    refine: int = _methods("--refine", **_REFINE,
+        help="Measure each model a second time, its small pictures improved N times (10 where no N is given), as "
+             "downscale --refine does.")  # fmt: skip
     baselines: tuple[str, ...] = _methods("--baseline", multiple=True,
         type=click.Choice(["bicubic", "lanczos", "area", "jpeg", "webp", "avif"]),
         help="Measure plain interpolation too; or a codec, which gets the full picture into as many bytes as the first "
@@ -572,6 +594,7 @@ def eval_(options: _Eval) -> int:
         options.scale,
         upscalers=options.upscalers,
         results=options.others,
+        refine=options.refine,
         memory=options.memory,
         **placed,
     )

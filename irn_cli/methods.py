@@ -72,6 +72,7 @@ class Network:
 
     name: str
     rescaler: Rescaler
+    refine: int = 0  # iterations
     draws = True
     busy = True
 
@@ -88,10 +89,11 @@ class Network:
             "parameters": parameters,
             "revision": model.revision,
             "weights_hash": self.rescaler.hash,
+            **({"refine": self.refine} if self.refine else {}),
         }
 
     def downscale(self, original: Original) -> Small:
-        return Small(self.rescaler.downscale(original.picture))
+        return Small(self.rescaler.downscale(original.picture, refine=self.refine))
 
     def upscale(self, small: Small, *, seed: int, temperature: float, sample: int) -> Picture:
         assert small.picture
@@ -241,6 +243,7 @@ def load_methods(
     *,
     upscalers: Sequence[Path] = (),
     results: Sequence[str] = (),
+    refine: int = 0,
     device: str = "auto",
     precision: str = "auto",
     memory: str | int | None = None,
@@ -253,6 +256,7 @@ def load_methods(
         scale: which one; that of models and upscalers where None, and 4 where there are none.
         upscalers: files of super-resolution networks.
         results: other programs' pictures, as `find_results` takes them.
+        refine: where not 0, each model is a second method too, whose small pictures are refined so many times.
         device: as `Rescaler`'s.
         precision: as `Rescaler`'s.
         memory: as `Rescaler`'s.
@@ -285,6 +289,7 @@ def load_methods(
     )
     rescalers = [Rescaler(model, device, precision, memory) for model in loaded]
     networks = [Network(name, rescaler) for name, rescaler in zip(names, rescalers, strict=False)]
+    refined = [Network(f"{one.name} + {refine}", one.rescaler, refine) for one in networks if refine]
     enlarged = [SuperResolution(n, upscaler) for n, upscaler in zip(names[len(networks) :], enlargers, strict=False)]
     interpolated = [Baseline(name, at) for name in plain]
-    return [*networks, *enlarged, *interpolated, *given, *(Codec(name, at) for name in codecs)]
+    return [*networks, *refined, *enlarged, *interpolated, *given, *(Codec(name, at) for name in codecs)]

@@ -1,12 +1,11 @@
-"""How near one picture is to another: luma, PSNR, SSIM and CIEDE2000, in float64, as the papers measure them.
+"""How near one picture is to another: luma, PSNR and SSIM, in float64, as the papers measure them.
 
 `METRICS` is the table of what every evaluation measures; a further metric is a further line in it.
 
 Pictures are arrays of levels, 0 to 255: (H, W, 3) RGB or (H, W) of one channel, uint8 or float. Nothing here rounds.
 
 Sources: ITU-R BT.601 for luma, in the form of MATLAB's `rgb2ycbcr`; Wang et al., "Image quality assessment: from error
-visibility to structural similarity" (2004) for SSIM, in the form of their `ssim_index.m`; Sharma, Wu and Dalal, "The
-CIEDE2000 color-difference formula" (2005).
+visibility to structural similarity" (2004) for SSIM, in the form of their `ssim_index.m`.
 """
 
 import math
@@ -76,6 +75,19 @@ def psnr(a: Levels, b: Levels, *, of: Callable[[Levels], Levels] | None = None) 
     return 10 * math.log10(255**2 * count / total) if total else math.inf
 
 
+@dataclass(frozen=True)
+class Psnr:
+    """How near a restored picture comes to its original, over all pixels, in dB."""
+
+    luma: float  # on Y of BT.601
+    rgb: float
+
+    @classmethod
+    def of(cls, original: Levels, restored: Levels) -> "Psnr":
+        """Compare two (H, W, 3) pictures."""
+        return cls(luma=psnr(original, restored, of=luma), rgb=psnr(original, restored))
+
+
 def ssim(a: Levels, b: Levels, *, of: Callable[[Levels], Levels] | None = None) -> float:
     """Mean structural similarity of two planes, over every place where the 11x11 window fits.
 
@@ -126,70 +138,6 @@ def _smooth(a: Plane) -> Plane:
             smooth += weights[k] * (a[k : k + size] + a[WINDOW - 1 - k : WINDOW - 1 - k + size])
         a = smooth.T
     return a
-
-
-def delta_e_95(a: Levels, b: Levels) -> float:
-    """The colour difference CIEDE2000 that 95 % of the pixels of two sRGB pictures stay within.
-
-    Args:
-        a: (H, W, 3) levels, 0 to 255.
-        b: the other, alike.
-
-    Returns:
-        In units of which 1 is about what an eye just sees, side by side.
-    """
-    differences = np.empty(a.shape[:2], np.float32)
-    for top in range(0, len(a), _BAND):
-        band = slice(top, top + _BAND)
-        differences[band] = ciede2000(_lab(a[band]), _lab(b[band]))
-    return float(np.percentile(differences, 95))
-
-
-def ciede2000(a: Plane, b: Plane) -> Plane:
-    """The colour difference CIEDE2000 with all weights 1, after Sharma, Wu and Dalal (2005), whose names these are.
-
-    Args:
-        a: (..., 3) CIELAB.
-        b: the other, alike.
-
-    Returns:
-        (...).
-    """
-    L1, a1, b1 = np.moveaxis(a, -1, 0)
-    L2, a2, b2 = np.moveaxis(b, -1, 0)
-    c_bar7 = ((np.hypot(a1, b1) + np.hypot(a2, b2)) / 2) ** 7
-    stretch = 1.5 - 0.5 * np.sqrt(c_bar7 / (c_bar7 + 25.0**7))
-    a1, a2 = a1 * stretch, a2 * stretch
-    C1, C2 = np.hypot(a1, b1), np.hypot(a2, b2)
-    h1, h2 = np.arctan2(b1, a1), np.arctan2(b2, a2)
-    turn = np.where(C1 * C2 == 0, 0, np.pi - (np.pi + h1 - h2) % (2 * np.pi))
-    dL, dC, dH = L2 - L1, C2 - C1, 2 * np.sqrt(C1 * C2) * np.sin(turn / 2)
-    L, C = (L1 + L2) / 2, (C1 + C2) / 2
-    hue = np.where(C1 * C2 == 0, h1 + h2, h1 + turn / 2)
-    T = (
-        1
-        - 0.17 * np.cos(hue - np.pi / 6)
-        + 0.24 * np.cos(2 * hue)
-        + 0.32 * np.cos(3 * hue + np.pi / 30)
-        - 0.20 * np.cos(4 * hue - 63 * np.pi / 180)
-    )
-    towards_blue = (np.degrees(hue) % 360 - 275) / 25
-    rotation = -2 * np.sqrt(C**7 / (C**7 + 25.0**7)) * np.sin(np.pi / 3 * np.exp(-(towards_blue**2)))
-    lightness = dL / (1 + 0.015 * (L - 50) ** 2 / np.sqrt(20 + (L - 50) ** 2))
-    chroma, tint = dC / (1 + 0.045 * C), dH / (1 + 0.015 * C * T)
-    difference: Plane = np.sqrt(lightness**2 + chroma**2 + tint**2 + rotation * chroma * tint)
-    return difference
-
-
-def _lab(pixels: Levels) -> Plane:
-    """(..., 3) sRGB levels as CIELAB under D65."""
-    rgb = np.asarray(pixels, np.float64) / 255
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
-    xyz = linear @ to_xyz.T / to_xyz.sum(1)
-    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
-    x, y, z = np.moveaxis(f, -1, 0)
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,17 @@ from numpy.typing import NDArray
 
 from irn_cli.errors import InputError
 from irn_cli.latent import Latent
+from irn_cli.metrics import Psnr
 from irn_cli.record import Record, Restored
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What refining a small picture came to, so far or in all."""
+
+    iterations: int
+    before: Psnr  # of what the picture, as the network made it, is restored to
+    after: Psnr  # of what the best one is restored to
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +35,7 @@ class Picture:
     record: Record | Restored | None = None  # where it came from, if we made it
     full_alpha: NDArray[np.uint8] | None = None  # on a small picture: the original's alpha, full size
     latent: Latent | None = None  # on a small picture: what it cannot hold, where it was kept
+    refinement: Refinement | None = None  # on a small picture just made: what refining it came to
     warnings: tuple[str, ...] = ()  # what was lost or doubtful on the way here; one line each
 
     def __post_init__(self) -> None:

@@ -23,9 +23,8 @@ from typing import Any
 import torch
 
 from irn_cli.batch.plan import Job, Outcome, Outputs, Result, decided, failure
-from irn_cli.batch.work import Product, Work
+from irn_cli.batch.work import Product, Report, Work
 from irn_cli.device import trim_memory
-from irn_cli.engine import Progress
 from irn_cli.errors import Code, OutputError
 from irn_cli.image import MAX_PIXELS, read, write
 from irn_cli.inputs import STREAM, standard_input
@@ -44,6 +43,7 @@ class Progressed:
 
     source: Path
     share: float  # 0 to 1; 0 is its begin
+    note: str = ""  # what else there is to tell
 
 
 Events = Generator[Progressed | Outcome, None, None]  # to be closed by whoever does not want them all
@@ -181,18 +181,18 @@ class _Line:
     def _is_small(self, job: Job) -> bool:
         return self._at_once > 1 and 0 < job.pixels <= SMALL
 
-    def _progress(self, job: Job, *, silent: bool) -> Progress:
+    def _progress(self, job: Job, *, silent: bool) -> Report:
         """Tell that a job begins; the result tells how far it is, unless silent, and ends it when the batch ends."""
         self._news.put(Progressed(job.source, 0.0))
         reported = time.monotonic()
 
-        def report(share: float) -> None:
+        def report(share: float, note: str = "") -> None:
             nonlocal reported
             if self._stopped.is_set():
                 raise _Stopped
             if not silent and time.monotonic() - reported > _PAUSE:
                 reported = time.monotonic()
-                self._news.put(Progressed(job.source, share))
+                self._news.put(Progressed(job.source, share, note))
 
         return report
 

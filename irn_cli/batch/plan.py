@@ -60,6 +60,8 @@ class Result:
     output_size: tuple[int, int] | None = None
     psnr_y: float | None = None  # of the restored picture against its original, dB; infinite where nothing differs
     psnr_rgb: float | None = None
+    unrefined_psnr_y: float | None = None  # of a refined picture: what it would be without
+    unrefined_psnr_rgb: float | None = None
     delta_e: float | None = None  # CIEDE2000 of the small picture from bicubic, mean over its pixels
     delta_e_95: float | None = None  # the same, 95th percentile
     latent_bytes: int | None = None

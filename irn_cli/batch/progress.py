@@ -64,7 +64,8 @@ class _Display:
     def progress(self, at: Progressed) -> None:
         name = one_line(at.source.name)
         name = name if len(name) <= 32 else f"{name[:15]}…{name[-16:]}"
-        self.bar.update(self._task, description=name, completed=self.counts.total() + min(at.share, 0.99))
+        description = f"{name} ({at.note})" if at.note else name
+        self.bar.update(self._task, description=description, completed=self.counts.total() + min(at.share, 0.99))
 
     def end(self, outcome: Outcome) -> None:
         self.counts[outcome.status] += 1
@@ -99,6 +100,8 @@ def _line(outcome: Outcome) -> str:
     notes = [" -> ".join(sizes)]
     if result.psnr_y is not None:
         notes.append(f"restores at {result.psnr_y:.2f} dB Y, {result.psnr_rgb:.2f} dB RGB")
+    if result.unrefined_psnr_y is not None:
+        notes.append(f"unrefined {result.unrefined_psnr_y:.2f} and {result.unrefined_psnr_rgb:.2f}")
     if result.latent_bytes is not None:
         notes.append(f"latent {result.latent_bytes / 1e6:.1f} MB")
     names = ", ".join(one_line(str(path)) for path in outcome.outputs)

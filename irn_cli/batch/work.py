@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from irn_cli.batch.plan import Job, Result
 from irn_cli.engine import Progress
 from irn_cli.errors import Code, InputError, UsageError, WeightsError
 from irn_cli.latent import latent_path, read_latent
-from irn_cli.picture import Picture
+from irn_cli.picture import Picture, Refinement
 from irn_cli.record import Record, hash_pixels
 from irn_cli.rescale import BorderChoice, OnArtifact, Pixels, Rescaler
 from irn_cli.weights import DEFAULT_MODELS, find_by_hash
@@ -26,9 +27,15 @@ class Product:
     picture: Picture
 
 
-# Yields what is to be written, as soon as it is made, and what is known by then: of the results, the last counts. The
-# progress takes the share done of the whole job, 0 to 1; what it raises must end the work.
-Work = Callable[[Job, Picture, Progress], Iterator[Product | Result]]
+class Report(Protocol):
+    """Tells how far a job is."""
+
+    def __call__(self, share: float, note: str = "") -> None:
+        """Tell the share done of the whole job, 0 to 1, and what else is known; what it raises ends the work."""
+
+
+# Yields what is to be written, as soon as it is made, and what is known by then: of the results, the last counts.
+Work = Callable[[Job, Picture, Report], Iterator[Product | Result]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,20 +46,42 @@ class Downscaler:
     keep_latent: bool = False
     on_artifact: OnArtifact = "warn"
     border: BorderChoice = "auto"
+    refine: int = 0
     verify: bool = False
     min_psnr: float | None = None  # dB on Y; a picture that restores worse is not written
 
-    def __call__(self, job: Job, picture: Picture, progress: Progress) -> Iterator[Product | Result]:
+    def __call__(self, job: Job, picture: Picture, report: Report) -> Iterator[Product | Result]:
         """Do one job: `Work`."""
         verify = self.verify or self.min_psnr is not None
+        note = ""
+
+        def refining(so_far: Refinement) -> None:
+            nonlocal note
+            reached = f"{so_far.before.luma:.2f} -> {so_far.after.luma:.2f} dB"
+            note = f"refining, {so_far.iterations} of {self.refine}: {reached}"
+
+        def progress(share: float) -> None:
+            report(share, note)
+
         small = self.scaler.downscale(
             picture,
             keep_latent=self.keep_latent,
             on_artifact=self.on_artifact,
             border=self.border,
+            refine=self.refine,
             progress=_part(progress, 0, 2 if verify else 1),
+            refining=refining,
         )
         result = Result(output_size=small.size[::-1], warnings=small.warnings)
+        if small.refinement:
+            before, after = small.refinement.before, small.refinement.after
+            result = replace(
+                result,
+                psnr_y=after.luma,
+                psnr_rgb=after.rgb,
+                unrefined_psnr_y=before.luma,
+                unrefined_psnr_rgb=before.rgb,
+            )
         yield result
         if verify:
             fidelity = self.scaler.verify(picture, replace(small, latent=None, warnings=()), _part(progress, 1, 2))
@@ -89,7 +118,7 @@ class Upscaler:
     _loaded: dict[str, Rescaler] = field(default_factory=dict, init=False)
     _loading: threading.Lock = field(default_factory=threading.Lock, init=False)
 
-    def __call__(self, job: Job, picture: Picture, progress: Progress) -> Iterator[Product | Result]:
+    def __call__(self, job: Job, picture: Picture, progress: Report) -> Iterator[Product | Result]:
         """Do one job: `Work`."""
         beside = latent_path(job.source)
         if self.latent or (not self.draw and self.samples == 1 and beside.is_file()):
