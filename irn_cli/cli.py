@@ -165,7 +165,7 @@ class _Command(click.Command):
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         """Let `--refine photo.png` be an option without its number, and a picture."""
         bare = {name: one.flag_value for one in self.params if isinstance(one, _Option) for name in one.opts
-                if not one.is_flag and one.flag_value is not None}  # fmt: skip
+                if not one.is_flag and isinstance(one.flag_value, int)}  # fmt: skip
         numbers = [following.isdecimal() for following in [*args[1:], ""]]
         end = args.index("--") if "--" in args else len(args)
         for index, name in enumerate(args[:end]):

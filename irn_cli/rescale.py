@@ -151,16 +151,10 @@ class Rescaler:
             small = _rounded(bicubic_small(pixels, self.scale))
         else:
             stages = _stages(progress, [1, *[1, 2] * refine, *[1, 1, 1] * (refine > 0)])
-
-            def improve(small: Pixels) -> Pixels:
-                nonlocal refinement
-                better, refinement = self._refine(
-                    pixels, small, surroundings, refine, stages, refining, grey=picture.mode == "L"
-                )
-                return better
-
-            small, latent, told = self._shrink(
-                pixels, surroundings, keep_latent, on_artifact, next(stages), improve if refine else None
+            grey = picture.mode == "L"
+            improve = partial(self._refine, pixels, surroundings, refine, stages, refining, grey) if refine else None
+            small, refinement, latent, told = self._shrink(
+                pixels, surroundings, keep_latent, on_artifact, next(stages), improve
             )
             warnings.extend(told)
         record = Record(
@@ -283,13 +277,12 @@ class Rescaler:
     def _refine(
         self,
         pixels: Pixels,
-        small: Pixels,
         border: Border,
         iterations: int,
         stages: Iterator[Progress | None],
         refining: Callable[[Refinement], None] | None,
-        *,
         grey: bool,
+        small: Pixels,
     ) -> tuple[Pixels, Refinement]:
         """The best small picture found in so many iterations, judged by what `upscale` makes of it by default."""
         with self._building:
@@ -353,9 +346,9 @@ class Rescaler:
         keep_latent: bool,
         on_artifact: OnArtifact,
         progress: Progress | None,
-        improve: Callable[[Pixels], Pixels] | None,
-    ) -> tuple[Pixels, Latent | None, list[str]]:
-        """Make pixels small with the network; with them come the latent, if it is to be kept, and warnings."""
+        improve: Callable[[Pixels], tuple[Pixels, Refinement]] | None,
+    ) -> tuple[Pixels, Refinement | None, Latent | None, list[str]]:
+        """Make pixels small with the network, and improve them; then the latent, if it is to be kept, and warnings."""
         engine = self._engine(keep_latent)
         u = engine.downscale(_to_map(pixels, border, self.scale, engine), progress)  # (h, w, 3 s^2)
         small = _inner(u, border, (pixels.shape[0], pixels.shape[1]), self.scale)
@@ -372,14 +365,15 @@ class Rescaler:
                 warnings.append(f"{artifact}; {outcome}")
             else:
                 warnings.append(f"{artifact} (--on-artifact bicubic blends it away)")
+        refinement = None
         if improve:
-            small = improve(small)
+            small, refinement = improve(small)
         if not keep_latent:
-            return small, None, warnings
+            return small, refinement, None, warnings
         latent = self._kept(u.cpu(), pixels, small, border)
         if latent.z.dtype == np.float32 and not self._brings_back(latent, small, pixels, border):
             warnings.append("even with its latent the original does not come back bit for bit")
-        return small, latent, warnings
+        return small, refinement, latent, warnings
 
     def _enlarge(
         self,

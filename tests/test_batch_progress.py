@@ -19,7 +19,7 @@ DONE = Outcome(
     "done",
     Code.DONE,
     outputs=(Path("b.latent.safetensors"), Path("b.png")),
-    result=Result((40, 30), (10, 8), 31.25, float("inf"), 1.0, 3.5, 2_000_000, 1.26, ("odd",)),
+    result=Result((40, 30), (10, 8), 31.25, float("inf"), 30.75, 38.5, 1.0, 3.5, 2_000_000, 1.26, ("odd",)),
 )
 FAILED = Outcome(Path("c.png"), "failed", Code.BUG, "unexpected", traceback="Traceback: here\n")
 SKIPPED = Outcome(Path("d.png"), "skipped", Code.EXISTS, "e.png exists already")

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from irn_cli.colour import ColourDifference
 from irn_cli.errors import IrnError, one_line
 from irn_cli.image import read, write
 from irn_cli.model import IRN
+from irn_cli.picture import Picture
 from irn_cli.record import Record, Restored
 from irn_cli.rescale import Fidelity, Rescaler
 from irn_cli.weights import save_model
@@ -223,6 +225,35 @@ def test_verification(run: Run) -> None:
     Path("a_down4.png").unlink()
     ended(run(f"downscale a.png --min-psnr {luma + 0.1}"), 1, told=f"it restores at {luma:.2f} dB, below")
     assert files() == ["a.png"]
+
+
+def test_refining(run: Run) -> None:
+    photo("photo.png", 70, 66)
+    found = json.loads(run("downscale photo.png --refine 2 --verify --json").stdout)
+    assert found["psnr_rgb"] >= found["unrefined_psnr_rgb"] > 0
+    assert found["psnr_y"] > 0 < found["unrefined_psnr_y"]
+    without = json.loads(run("downscale photo.png -o b.png --verify --json").stdout)
+    assert without["psnr_rgb"] == found["unrefined_psnr_rgb"]
+    assert "unrefined_psnr_y" not in without
+    ended(run("downscale photo.png --refine 2 -o c.png"), 0, told="dB RGB; unrefined")
+    assert np.array_equal(read("c.png").pixels, read("photo_down4.png").pixels)
+    ended(run("upscale c.png"), 0)
+
+
+def test_refine_without_its_number(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    downscale = Rescaler.downscale
+
+    def watched(self: Rescaler, picture: Picture, *, refine: int, **options: Any) -> Picture:
+        asked.append(refine)
+        return downscale(self, picture, **options)
+
+    monkeypatch.setattr(Rescaler, "downscale", watched)
+    photo("a.png")
+    for arguments in ("--refine a.png", "a.png --refine", "--refine -q a.png", "--refine 5 a.png", "--refine=0 a.png"):
+        ended(run(f"downscale --force {arguments}"), 0)
+    assert asked == [10, 10, 10, 5, 0]
+    ended(run("downscale --refine=many a.png"), 2, told="--refine")
 
 
 def test_artifacts(run: Run, tmp_path: Path, tiny_model: Callable[..., IRN]) -> None:

@@ -163,3 +163,23 @@ def test_loading_puts_codecs_last_and_gives_them_a_reference(
     assert [method.name for method in load_methods([], results=results)] == ["T"]
     with pytest.raises(UsageError, match="area is given twice"):
         load_methods([], ["area"], results=[f"area={tmp_path}/sr"])
+
+
+def test_refined_models_are_methods_of_their_own(
+    dataset: DataSet, tmp_path: Path, tiny_model: Callable[..., IRN], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(tmp_path / "tiny.safetensors", tiny_model(4))
+    plain, refined = load_methods([str(tmp_path / "tiny.safetensors")], refine=3, device="cpu")
+    assert (plain.name, refined.name) == ("tiny", "tiny + 3")
+    assert plain.facts == {name: value for name, value in refined.facts.items() if name != "refine"}
+    assert refined.facts["refine"] == 3
+    asked: list[int] = []
+    downscale = Rescaler.downscale
+
+    def watched(self: Rescaler, picture: Picture, *, refine: int) -> Picture:
+        asked.append(refine)
+        return downscale(self, picture)
+
+    monkeypatch.setattr(Rescaler, "downscale", watched)
+    assert not [row for row in evaluate([plain, refined], [dataset]) if isinstance(row, Failure)]
+    assert sorted(asked) == [0, 0, 3, 3]
