@@ -235,7 +235,7 @@ def test_refining(run: Run) -> None:
     without = json.loads(run("downscale photo.png -o b.png --verify --json").stdout)
     assert without["psnr_rgb"] == found["unrefined_psnr_rgb"]
     assert "unrefined_psnr_y" not in without
-    ended(run("downscale photo.png --refine 2 -o c.png"), 0, told="dB RGB; unrefined")
+    ended(run("downscale photo.png --refine 2 -o c.png"), 0, told="dB RGB; before refinement")
     assert np.array_equal(read("c.png").pixels, read("photo_down4.png").pixels)
     ended(run("upscale c.png"), 0)
 

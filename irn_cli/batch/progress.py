@@ -101,7 +101,7 @@ def _line(outcome: Outcome) -> str:
     if result.psnr_y is not None:
         notes.append(f"restores at {result.psnr_y:.2f} dB Y, {result.psnr_rgb:.2f} dB RGB")
     if result.unrefined_psnr_y is not None:
-        notes.append(f"unrefined {result.unrefined_psnr_y:.2f} and {result.unrefined_psnr_rgb:.2f}")
+        notes.append(f"before refinement {result.unrefined_psnr_y:.2f} and {result.unrefined_psnr_rgb:.2f}")
     if result.latent_bytes is not None:
         notes.append(f"latent {result.latent_bytes / 1e6:.1f} MB")
     names = ", ".join(one_line(str(path)) for path in outcome.outputs)
