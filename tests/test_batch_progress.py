@@ -40,9 +40,8 @@ def test_lines_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     *lines, summary = shown.err.splitlines()
     assert lines == [
         "a\\n.png: warning: odd",
-        "a\\n.png -> b.latent.safetensors, b.png (40x30 -> 10x8; restores at 31.25 dB Y, inf dB RGB; before refinement 30.75 and "
-        "38.50; latent 2.0 MB; "
-        "1.3 s)",
+        "a\\n.png -> b.latent.safetensors, b.png (40x30 -> 10x8; restores at 31.25 dB Y, inf dB RGB; "
+        "before refinement 30.75 and 38.50; latent 2.0 MB; 1.3 s)",
         "c.png: failed: unexpected",
         "d.png: skipped: e.png exists already",
     ]
