@@ -780,9 +780,10 @@ def train(options: _Train) -> int:
 
     cores = Cores()  # before torch loads, which takes long enough to see what other programs do
     from irn_cli.device import tune_allocator, tune_convolutions
-    from irn_cli.train.job import Request, parse_duration, prepare, processes
+    from irn_cli.train.job import prepare, processes
     from irn_cli.train.monitor import RunConsole, stopping, watch
     from irn_cli.train.recipe import recipe_toml
+    from irn_cli.train.request import Request, parse_duration
     from irn_cli.train.trainer import train
 
     if (remark := set_threads(options.threads, cores)) and not options.quiet:
@@ -813,7 +814,7 @@ def train(options: _Train) -> int:
             memory=options.memory,
         )
         job = prepare(request)
-        for line in job.remarks[1 if options.quiet else 0 :] if job.step.process == 0 else ():
+        for line in (*(() if options.quiet else job.facts), *job.remarks) if job.step.process == 0 else ():
             click.echo(f"irn: {line}", err=True)
         if options.dry_run:
             click.echo(recipe_toml(job.step.recipe), nl=False)

@@ -20,7 +20,7 @@ from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
 from irn_cli.train.checkpoint import load_checkpoint
 from irn_cli.train.data import hold_out
-from irn_cli.train.job import parse_duration
+from irn_cli.train.request import parse_duration
 from irn_cli.weights import load_model, read_info, save_model
 from tests.helpers import make_tiny_model, photo_like, vgg_tensors
 
@@ -78,7 +78,7 @@ def test_a_run_leaves_what_it_promises_and_resumes(train: Train, tmp_path: Path)
 def test_a_dry_run_writes_nothing(train: Train, tmp_path: Path) -> None:
     result = train(*COMMON, "-o", "run", "--dry-run", "--lr", "1e-3", "--vgg", "vgg.pth")
     assert result.return_value == 0
-    assert "none held out to validate on: fewer than ten pictures" in result.stderr
+    assert "none to validate on (of fewer than ten, none is held out; --val names a folder of others)" in result.stderr
     assert "--vgg is not used: stage irn compares no features" in result.stderr
     assert "lr = 0.001\n" in result.stdout
     assert not (tmp_path / "run").exists()
@@ -147,6 +147,8 @@ def test_starting_weights_bring_their_network(train: Train, tmp_path: Path) -> N
     assert result.return_value == 0, result.exception
     assert result.stderr == ""
     assert load_checkpoint(tmp_path / "run").config == make_tiny_model(2).config
+    again = train("--data", str(PHOTOS), "--init", "mine.safetensors", "--patch", "32", "--dry-run", "--device", "cpu")
+    assert "starting weights come without an optimiser's state" in again.stderr
     assert read_info(tmp_path / "run" / "weights.safetensors").notes["init"].startswith("mine revision 1")
 
 

@@ -216,6 +216,13 @@ def test_after_several_bad_steps_the_run_returns_to_its_last_good_state(tmp_path
     assert 10 in states
 
 
+def test_a_rate_at_which_muon_diverges_is_caught_and_told(tmp_path: Path) -> None:
+    step = make_step(**{**QUICK, "optimiser": "muon", "lr": 30.0, "iterations": 12})
+    events = list(train(step, tmp_path, {}))
+    assert any(isinstance(event, SetBack) for event in events)
+    assert all(torch.isfinite(value).all() for value in load_checkpoint(tmp_path).tensors.values())
+
+
 def test_a_run_that_does_not_recover_is_given_up_with_its_weights_whole(tmp_path: Path) -> None:
     step = make_step(**{**QUICK, "iterations": 200, "patience": 2})
     events = []

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,38 +18,14 @@ from irn_cli.errors import InputError, IrnError, OutputError, UsageError
 from irn_cli.files import atomic_write, require_writable
 from irn_cli.model import IRN, IRNConfig
 from irn_cli.train import checkpoint as checkpoints
+from irn_cli.train import request as requests
 from irn_cli.train.checkpoint import Checkpoint, load_checkpoint
 from irn_cli.train.data import Pictures, hold_out, load_pictures, picture_stamp
-from irn_cli.train.losses import VGGFeatures, VGGInput
+from irn_cli.train.losses import VGGFeatures
 from irn_cli.train.recipe import Recipe, load_recipe, read_config, recipe_toml
+from irn_cli.train.request import Request, recall
 from irn_cli.train.step import Step
 from irn_cli.weights import load_model, weights_hash
-
-_REQUEST = "request.json"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a user asks for; None where they leave it to us."""
-
-    data: tuple[Path, ...] = ()
-    validation: Path | None = None
-    include_own: bool = False  # whether pictures that irn made are used too
-    recipe: str | None = None
-    config: Path | None = None
-    overrides: Mapping[str, Any] | None = None  # values of a recipe's keys; None where not given
-    run: Path | None = None  # the run's directory
-    init: str | None = None
-    resume: Path | None = None  # the run to continue
-    anneal: float | None = None  # branch off the run to continue, and take its rate to zero in so many seconds
-    force: bool = False
-    time_limit: float | None = None  # seconds of work
-    stop_after: int | None = None  # steps
-    vgg: Path | None = None
-    vgg_input: VGGInput | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    memory: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +47,8 @@ class TrainingJob:
     checkpoint: Checkpoint | None  # what is resumed
     notes: Mapping[str, str]  # for the header of the exported weights
     limits: Limits  # what ends this call before its recipe does
-    remarks: tuple[str, ...]  # what the user should know before it starts
+    facts: tuple[str, ...]  # what it will do
+    remarks: tuple[str, ...]  # what may be wrong with that
     remembered: Mapping[str, Any]  # what a later call that continues the run need not repeat
     branched: Path | None = None  # the run that it continues in a directory of its own
 
@@ -86,7 +62,7 @@ class TrainingJob:
         files = {
             "recipe.toml": recipe_toml(self.step.recipe),
             "validation.txt": "".join(f"{path}\n" for path in validation),
-            _REQUEST: json.dumps(self.remembered, indent=2) + "\n",
+            requests.NAME: json.dumps(self.remembered, indent=2) + "\n",
         }
         try:
             if self.checkpoint is None or self.branched is not None:
@@ -133,8 +109,7 @@ def prepare(request: Request) -> TrainingJob:
         OutputError: the run's directory cannot be written.
         WeightsError: weights are damaged.
     """
-    if request.resume is not None:
-        request = _repeated(request, request.resume)
+    request = request.repeated()
     if not request.data:
         raise UsageError("nothing to train on: --data names a folder of pictures")
     checkpoint, model, recipe, run = _what_to_train(request)
@@ -152,25 +127,25 @@ def prepare(request: Request) -> TrainingJob:
     if request.anneal:
         notes["recipe"] = f"{notes.get('recipe', 'unknown')}; its rate taken to zero in {request.anneal:.0f} s"
     limits = Limits(_seconds(request, recipe, checkpoint), request.stop_after)
-    remarks = _remarks(request, step, training, pictures, validation, checkpoint)
-    remarks = (*remarks, *filter(None, (one.remark for one in sets)))
-    remembered = _remembered(request, recipe, checkpoint, limits)
-    branched = request.resume if request.resume and run.resolve() != request.resume.resolve() else None
-    return TrainingJob(step, run, pictures, validation, checkpoint, notes, limits, remarks, remembered, branched)
-
-
-def parse_duration(text: str) -> float:
-    """Turn `90s`, `9m`, `1h30m` or plain seconds into seconds.
-
-    Raises:
-        UsageError: the text is no duration, or a duration of nothing.
-    """
-    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip().lower())
-    parts = match.groups(default="0") if match else ("0", "0", "0")
-    seconds = sum(float(part) * unit for part, unit in zip(parts, (3600, 60, 1), strict=True))
-    if seconds <= 0:
-        raise UsageError(f"{text!r} is no time limit: expected something like 9m, 90s or 1h30m")
-    return seconds
+    left = 1 - checkpoint.counters.progress if checkpoint else 1.0
+    remarks = [*_remarks(request, recipe, training, pictures, validation), *filter(None, (one.remark for one in sets))]
+    if checkpoint is not None:
+        remarks += _differences(checkpoint, recipe, training, pictures)
+    return TrainingJob(
+        step=step,
+        run=run,
+        pictures=pictures,
+        validation=validation,
+        checkpoint=checkpoint,
+        notes=notes,
+        limits=limits,
+        facts=_facts(request, step, pictures, validation),
+        remarks=tuple(remarks),
+        remembered=replace(request, vgg=request.vgg if features else None).remembered(
+            limits.seconds / left if limits.seconds and left else None
+        ),
+        branched=request.resume if request.resume and run.resolve() != request.resume.resolve() else None,
+    )
 
 
 def _what_to_train(request: Request) -> tuple[Checkpoint | None, IRN, Recipe, Path]:
@@ -229,72 +204,33 @@ def _seconds(request: Request, recipe: Recipe, checkpoint: Checkpoint | None) ->
     """The time limit: where it is the schedule's, a call that continues a run gets what is left of it."""
     if checkpoint is None or request.anneal is not None or recipe.horizon != "time":
         return request.anneal or request.time_limit
-    before = _recall(request.resume).get("time_limit") if request.resume else None
+    before = recall(request.resume).get("time_limit") if request.resume else None
     left = before and before * (1 - checkpoint.counters.progress)
     return request.time_limit or left
 
 
-def _remembered(request: Request, recipe: Recipe, checkpoint: Checkpoint | None, limits: Limits) -> dict[str, Any]:
-    """What a call that continues the run need not repeat."""
-    left = 1 - checkpoint.counters.progress if checkpoint else 1.0
-    return {
-        "data": [str(path.resolve()) for path in request.data],
-        "validation": request.validation and str(request.validation.resolve()),
-        "include_own": request.include_own,
-        "vgg": str(request.vgg.resolve()) if request.vgg and recipe.stage == "irn-plus" else None,
-        "time_limit": limits.seconds / left if limits.seconds and left else None,  # that of the whole schedule
-    }
-
-
-def _recall(run: Path) -> dict[str, Any]:
-    """What was remembered; nothing where the run is of an earlier version."""
-    try:
-        remembered: dict[str, Any] = json.loads((run / _REQUEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{run / _REQUEST} is damaged: {error}") from error
-    return remembered
-
-
-def _repeated(request: Request, run: Path) -> Request:
-    """The request, with what it leaves out as the run had it."""
-    before = _recall(run)
-    vgg = request.vgg or (before.get("vgg") and Path(before["vgg"]))
-    if request.data:  # maybe others, that are to be validated on others too
-        return replace(request, vgg=vgg)
-    validation = request.validation or (before.get("validation") and Path(before["validation"]))
-    own = request.include_own or bool(before.get("include_own"))
-    data = tuple(map(Path, before.get("data", ())))
-    return replace(request, data=data, validation=validation, include_own=own, vgg=vgg)
+def _facts(request: Request, step: Step, pictures: Pictures, validation: DataSet | None) -> tuple[str, ...]:
+    held = f"{len(validation.pictures)} to validate on" if validation else "none to validate on"
+    if validation is None and step.recipe.validation:
+        held += " (of fewer than ten, none is held out; --val names a folder of others)"
+    facts = [f"{len(pictures)} pictures to train on, {held}; {_hardware(step.device)}, {step.precision}"]
+    if request.init:
+        facts.append("starting weights come without an optimiser's state: results fall at first; --resume brings it")
+    return tuple(facts)
 
 
 def _remarks(
-    request: Request,
-    step: Step,
-    training: list[Path],
-    pictures: Pictures,
-    validation: DataSet | None,
-    checkpoint: Checkpoint | None,
-) -> tuple[str, ...]:
-    """What the user should know before the run starts."""
-    recipe = step.recipe
-    held = f"{len(validation.pictures)} to validate on" if validation else "none to validate on"
-    lines = [f"{len(pictures)} pictures to train on, {held}; {_hardware(step.device)}, {step.precision}"]
-    if validation is None and recipe.validation:
-        lines.append("none held out to validate on: fewer than ten pictures; --val names a folder of others")
+    request: Request, recipe: Recipe, training: list[Path], pictures: Pictures, validation: DataSet | None
+) -> list[str]:
+    lines = []
     if validation and not {path.resolve() for path in training}.isdisjoint(map(Path.resolve, validation.pictures)):
         lines.append("it is validated on pictures that it is trained on: other pictures will come back worse")
     lines += [f"left out: {reason}" for reason in pictures.skipped[:5]]
     if len(pictures.skipped) > 5:
         lines.append(f"left out: {len(pictures.skipped) - 5} more")
-    if request.init:
-        lines.append("starting weights come without an optimiser's state: results fall at first; --resume brings it")
     if request.vgg and recipe.stage != "irn-plus":
         lines.append("--vgg is not used: stage irn compares no features")
-    if checkpoint is not None:
-        lines += _differences(checkpoint, recipe, training, pictures)
-    return tuple(lines)
+    return lines
 
 
 def _differences(checkpoint: Checkpoint, recipe: Recipe, training: list[Path], pictures: Pictures) -> list[str]:
