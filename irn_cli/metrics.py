@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,3 +162,12 @@ METRICS = (
     Metric("ssim_y", "SSIM Y", 4, True, lambda a, b, grey: ssim(a, b, of=_luma(grey))),
     Metric("psnr_rgb", "PSNR RGB", 2, True, lambda a, b, grey: psnr(a, b)),
 )
+
+
+def finite(value: Any) -> Any:
+    """The same nested value with None for what JSON lacks: infinity, as the PSNR of equal pictures is, and NaN."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

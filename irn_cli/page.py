@@ -22,8 +22,9 @@ from irn_cli.dataset import DataSet, load
 from irn_cli.evaluate import Score, flat
 from irn_cli.image import write
 from irn_cli.methods import Baseline, Method, Small
+from irn_cli.metrics import finite
 from irn_cli.picture import Picture
-from irn_cli.report import Results, caption, comparison, finite
+from irn_cli.report import Results, caption, comparison
 
 _PART = (1280, 960)  # width and height: of a larger picture the page carries this much, around the worst spot
 _SPOT = 64  # side of the enlarged spot, pixels

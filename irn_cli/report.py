@@ -30,7 +30,7 @@ from irn_cli.errors import one_line
 from irn_cli.evaluate import Failure, Score, Summary, flat, summarise
 from irn_cli.files import atomic_write
 from irn_cli.methods import Method
-from irn_cli.metrics import METRICS, Metric
+from irn_cli.metrics import METRICS, Metric, finite
 
 Pair = tuple[float, float | None]  # PSNR, dB, and SSIM, on Y
 
@@ -249,15 +249,6 @@ def to_csv(results: Results) -> str:
         cells = {**flat(score), "psnr_y_samples": " ".join(map(str, score.psnr_y_samples))}
         writer.writerow([*(cells[name] for name in names), hashes[score.method], *common.values()])
     return text.getvalue()
-
-
-def finite(value: Any) -> Any:
-    """The same nested value with None for infinities and NaN, which JSON lacks."""
-    if isinstance(value, dict):
-        return {key: finite(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def published_rows(scale: int, sets: Sequence[str]) -> list[Row]:

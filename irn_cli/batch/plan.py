@@ -1,6 +1,5 @@
 """What each input of a batch becomes: a job to do, or an outcome where that is clear before anything runs."""
 
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +11,7 @@ from irn_cli.files import require_writable
 from irn_cli.image import FOREIGN, SUFFIXES, output_format
 from irn_cli.inputs import STREAM, Input, identifier
 from irn_cli.latent import latent_path
+from irn_cli.metrics import finite
 from irn_cli.record import Record
 
 Existing = Literal["refuse", "skip", "update", "replace"]  # update: replaced where the input is newer, else skipped
@@ -90,7 +90,7 @@ class Outcome:
             "code": self.code,
             "reason": self.reason,
             "outputs": [str(path) for path in self.outputs],
-            **{name: None if value == math.inf else value for name, value in result.items()},
+            **finite(result),
         }
 
 

@@ -20,6 +20,7 @@ from irn_cli.errors import OutputError
 from irn_cli.evaluate import flat
 from irn_cli.files import atomic_write
 from irn_cli.image import write
+from irn_cli.metrics import finite
 from irn_cli.picture import Picture
 from irn_cli.train.recipe import Recipe
 from irn_cli.train.trainer import Ended, Event, Logged, Preview, Saved, SetBack, Validated
@@ -199,17 +200,13 @@ def _panel(
 
 
 def _record(event: Event) -> dict[str, Any] | None:
-    """An event's row in `log.jsonl`; JSON has no word for what is not finite but null."""
-
-    def told(numbers: Mapping[str, float]) -> dict[str, float | None]:
-        return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-
+    """An event's row in `log.jsonl`."""
     match event:
         case Logged(step, row, _, _):
-            return {"step": step, **told(row)}
+            return {"step": step, **finite(row)}
         case Validated(step, summary, failures):
             numbers = {name: value for name, value in flat(summary).items() if isinstance(value, int | float)}
-            record = {f"val_{name}": value for name, value in told(numbers).items()}
+            record = {f"val_{name}": value for name, value in finite(numbers).items()}
             return {"step": step, **record, "failures": failures}
         case SetBack(step, factor):
             return {"step": step, "setback": factor}
