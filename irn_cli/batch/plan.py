@@ -150,7 +150,7 @@ def plan_upscale(
             raise UsageError("standard output takes one picture: --samples and --spread need files")
         endings = [f"_{sample + 1}" for sample in range(samples)] if samples > 1 else [""]
         endings += ["_spread"] if spread else []
-        targets = tuple(target.with_stem(target.stem + ending) if ending else target for ending in endings)
+        targets = tuple(target.with_name(f"{target.stem}{ending}{target.suffix}") for ending in endings)
         return Job(source.path, targets, _pixels(source) * factor**2)
 
     return _planned(inputs, decide)
@@ -244,7 +244,7 @@ def decided(item: Job | Outcome, outputs: Outputs) -> Job | Outcome:
             reason = f"{there[0]} exists already, without {missing} that belongs to it (--force makes both)"
             return Outcome(item.source, "failed", Code.INCOMPLETE, reason)
     try:
-        for target in targets:
+        for target in {*there, *sorted(targets, key=lambda target: len(target.name))[-1:]}:  # all in one directory
             require_writable(target, overwrite=True)
     except Exception as error:  # whatever it is, it is this one's
         return failure(item.source, error)
