@@ -139,7 +139,11 @@ def _put_new(temporary: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
             raise
-        # Some file systems (FAT, some network mounts) know no hard links: the check above has to do.
+        # Some file systems (FAT, some network mounts) know no hard links: there an empty file claims the name.
+        try:
+            target.open("xb").close()
+        except FileExistsError:
+            raise _taken(target) from None
         temporary.replace(target)
 
 

@@ -76,6 +76,10 @@ def test_where_there_are_no_hard_links_a_file_is_put_in_place_all_the_same(
     with atomic_write(tmp_path / "a.txt") as stream:
         stream.write(b"whole")
     assert (tmp_path / "a.txt").read_text() == "whole"
+    with pytest.raises(OutputError, match="exists already"), atomic_write(tmp_path / "c.txt") as stream:
+        (tmp_path / "c.txt").write_text("theirs")
+    assert (tmp_path / "c.txt").read_text() == "theirs"
+    (tmp_path / "c.txt").unlink()
     monkeypatch.setattr(os, "link", refuse(errno.EIO))
     with (
         pytest.raises(OutputError, match=r"cannot write .*b\.txt: Input/output error"),

@@ -1,0 +1,143 @@
+"""What becomes of each input, decided before anything runs."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from irn_cli.batch.plan import Job, Outcome, Outputs, decided, plan_downscale, plan_upscale, share
+from irn_cli.errors import Code, InputError, UsageError
+from irn_cli.image import Header
+from irn_cli.inputs import STREAM, Input
+from irn_cli.record import Record, Restored
+
+SMALL = Record(4, 30, 20, "RGB", "irn-x4", "1", "0" * 64, "0" * 64)
+LARGE = Restored(4, "irn-x4", "1", "0" * 64, 0, 1.0, 0)
+
+
+def found(path: str, *, record: Record | Restored | None = None, named: bool = False, size: int = 8) -> Input:
+    return Input(Path(path), Path(path).parent, named, Header((size, size), record))
+
+
+def targets(plan: list[Job | Outcome]) -> list[list[str]]:
+    return [[str(target) for target in item.targets] for item in plan if isinstance(item, Job)]
+
+
+def test_where_results_go() -> None:
+    one, many = [found("a.jpg", named=True)], [found("x/a.jpg"), found("b.png")]
+    for inputs, output, expected in [
+        (one, None, [["a_down2.png"]]),
+        (one, "b.webp", [["b.webp"]]),
+        (one, "new/", [["new/a_down2.png"]]),
+        (one, "-", [["-"]]),
+        (many, None, [["x/a_down2.png"], ["b_down2.png"]]),
+        (many, "out", [["out/x/a_down2.png"], ["out/b_down2.png"]]),
+    ]:
+        assert targets(plan_downscale(inputs, Outputs(output), 2, keep_latent=False)) == expected
+    assert targets(plan_downscale(one, Outputs(), 2, keep_latent=True)) == [
+        ["a_down2.png", "a_down2.latent.safetensors"]
+    ]
+    (stream,) = plan_downscale([Input(STREAM, Path(), True, None)], Outputs(), 4, keep_latent=False)
+    assert isinstance(stream, Job)
+    assert stream.targets == (STREAM,)
+    for inputs, output, words in [
+        (many, "-", "takes one picture"),
+        (many, "a.png", "names one file"),
+        (one, "a.bmp", r"lost in \.bmp"),
+    ]:
+        with pytest.raises(UsageError, match=words):
+            plan_downscale(inputs, Outputs(output), 2, keep_latent=False)
+
+
+def test_samples_and_names_of_small_pictures() -> None:
+    inputs = [found("a_down4.png", record=SMALL), found("a_down4.tif", record=SMALL), found("b.png", record=SMALL)]
+    plan = plan_upscale(inputs, Outputs(), None, samples=2, spread=True)
+    assert targets(plan) == [
+        ["a_up4_1.png", "a_up4_2.png", "a_up4_spread.png"],
+        ["a_tif_up4_1.png", "a_tif_up4_2.png", "a_tif_up4_spread.png"],
+        ["b_up4_1.png", "b_up4_2.png", "b_up4_spread.png"],
+    ]
+    assert isinstance(plan[1], Job)
+    assert plan[1].warnings == ("named a_tif_up4_1.png, since a_up4_1.png is what a_down4.png becomes",)
+    assert plan[1].pixels == 8 * 8 * 16
+
+
+def test_what_is_skipped_and_why() -> None:
+    own, restored, plain = found("a.png", record=SMALL), found("b.png", record=LARGE), found("c.png")
+    foreign = Input(Path("d.heic"), Path(), False, None)
+    missing = Input(Path("e.png"), Path(), True, None, "no such file or directory: e.png")
+    damaged = Input(Path("f.png"), Path(), False, Header((8, 8), None, damaged=True))
+    everything = [own, restored, plain, foreign, missing, damaged]
+    down = plan_downscale(everything, Outputs(), 4, keep_latent=False)
+    assert [getattr(item, "code", None) for item in down] == [
+        Code.OWN, Code.OWN, None, Code.UNSUPPORTED, Code.MISSING, None
+    ]  # fmt: skip
+    up = plan_upscale(everything, Outputs(), None, samples=1, spread=False)
+    assert [getattr(item, "code", None) for item in up] == [
+        None, Code.OWN, Code.NO_RECORD, Code.UNSUPPORTED, Code.MISSING, None
+    ]  # fmt: skip
+    assert len(targets(plan_upscale([plain], Outputs(), 2, samples=1, spread=False))) == 1
+    with pytest.raises(InputError, match=r"nothing to do: irn made it \(all of 2, the first is a\.png\)"):
+        plan_downscale([own, restored], Outputs(), 4, keep_latent=False)
+
+
+def test_who_cannot_be_read_takes_no_name_from_who_can() -> None:
+    unreadable = Input(Path("a.jpg"), Path(), False, None)
+    plan = plan_downscale([unreadable, found("a.png")], Outputs(), 4, keep_latent=False)
+    assert targets(plan) == [["a_jpg_down4.png"], ["a_down4.png"]]
+
+
+def test_what_goes_wrong_with_one_name_is_its_failure_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Outputs.target
+
+    def target(outputs: Outputs, source: Input, name: str, *, many: bool) -> Path:
+        if source.path.stem == "b":
+            raise OSError(5, "Input/output error", "b")
+        return real(outputs, source, name, many=many)
+
+    monkeypatch.setattr(Outputs, "target", target)
+    plan = plan_downscale([found("a.png"), found("b.png"), found("c.png")], Outputs(), 4, keep_latent=False)
+    assert [getattr(item, "code", None) for item in plan] == [None, Code.SYSTEM, None]
+
+
+def test_shares_are_the_whole() -> None:
+    plan = plan_downscale([found(f"{number}.png") for number in range(5)], Outputs(), 4, keep_latent=False)
+    assert share(plan, 1, 2) + share(plan, 2, 2) == [plan[0], plan[2], plan[4], plan[1], plan[3]]
+
+
+@pytest.mark.parametrize(
+    ("existing", "there", "newer", "expected"),
+    [
+        ("refuse", "", False, None),
+        ("refuse", "a", False, Code.EXISTS),
+        ("skip", "ab", False, Code.EXISTS),
+        ("skip", "ab", True, Code.OUTDATED),
+        ("skip", "a", False, Code.INCOMPLETE),
+        ("update", "ab", False, Code.EXISTS),
+        ("update", "ab", True, None),
+        ("update", "a", False, None),
+        ("replace", "ab", False, None),
+    ],
+)
+def test_what_becomes_of_results_that_exist(
+    tmp_path: Path, existing: str, there: str, newer: bool, expected: Code | None
+) -> None:
+    source, files = tmp_path / "source", {name: tmp_path / name for name in "ab"}
+    source.touch()
+    for name in there:
+        files[name].touch()
+        os.utime(files[name], (1000, 1000))
+    os.utime(source, (2000, 2000) if newer else (500, 500))
+    job = Job(source, tuple(files.values()), together=True)
+    item = decided(job, Outputs(existing=existing))  # type: ignore[arg-type]
+    assert getattr(item, "code", None) == expected
+    assert (item is job) == (expected is None)
+
+
+def test_a_place_that_cannot_be_written_is_told_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "directory").mkdir()
+    for target in ("file/a", "directory", "x" * 300):
+        outcome = decided(Job(tmp_path / "source", (tmp_path / target,)), Outputs(existing="replace"))
+        assert isinstance(outcome, Outcome)
+        assert (outcome.status, outcome.code) == ("failed", Code.UNWRITABLE)
