@@ -111,16 +111,22 @@ def walk(directory: Path, suffixes: Set[str] = SUFFIXES) -> Iterator[Path]:
     A directory that may not be searched stands for what is in it, and so does a link that leads nowhere: whoever reads
     it learns why that is left out.
     """
-    try:
-        entries = [(entry, entry.is_dir()) for entry in sorted(directory.iterdir()) if not entry.name.startswith(".")]
-    except OSError:
-        yield directory
-        return
-    for entry, is_directory in entries:
-        if is_directory and not entry.is_symlink():
-            yield from walk(entry, suffixes)
-        elif not is_directory and entry.suffix.lower() in suffixes and (entry.is_file() or entry.is_symlink()):
-            yield entry
+    pending = [(directory, True)]  # and whether it is one; the next is the last
+    while pending:
+        path, is_directory = pending.pop()
+        if not is_directory:
+            yield path
+            continue
+        try:
+            entries = [entry for entry in sorted(path.iterdir(), reverse=True) if not entry.name.startswith(".")]
+            found = [(entry, entry.is_dir()) for entry in entries if not (entry.is_dir() and entry.is_symlink())]
+        except OSError:
+            yield path
+            continue
+        for entry, is_directory in found:
+            named = entry.suffix.lower() in suffixes
+            if is_directory or (named and (entry.is_file() or entry.is_symlink())):
+                pending.append((entry, is_directory))
 
 
 def _by_pattern(pattern: Path) -> dict[Path, Path]:
@@ -139,8 +145,12 @@ def _input(path: Path, place: Path, *, named: bool) -> Input:
     try:
         return Input(path, place, named, None if path == STREAM else peek(path))
     except InputError:
-        leads_nowhere = os.path.islink(path) and not os.path.exists(path)  # noqa: PTH110, PTH114  # `Path`'s may raise
-        return Input(path, place, named, None, f"{path} is a link that leads nowhere" if leads_nowhere else "")
+        reason = ""
+        if os.path.isdir(path):  # noqa: PTH112  # `Path`'s methods may raise
+            reason = f"cannot read {path}: Permission denied"
+        elif os.path.islink(path) and not os.path.exists(path):  # noqa: PTH110, PTH114
+            reason = f"{path} is a link that leads nowhere"
+        return Input(path, place, named, None, reason)
 
 
 def standard_input() -> BinaryIO:

@@ -101,7 +101,24 @@ def test_a_directory_that_may_be_listed_but_not_searched_is_an_input_that_fails(
         return os.path.isdir(path)  # noqa: PTH112
 
     monkeypatch.setattr(Path, "is_dir", refuse)
-    assert [str(source.path) for source in find_pictures(["in"])][-1] == "in/x/y"
+    source = find_pictures(["in"])[-1]
+    assert (str(source.path), source.missing) == ("in/x/y", "cannot read in/x/y: Permission denied")
+
+
+def test_a_tree_deeper_than_pythons_stack_is_searched(tmp_path: Path) -> None:
+    deepest = tmp_path / "deep"
+    deepest.mkdir()
+    for _ in range(1200):
+        deepest /= "d"
+        deepest.mkdir()
+    Path("in/a.png").rename(deepest / "a.png")
+    assert list(walk(tmp_path / "deep")) == [deepest / "a.png"]
+    (source,) = find_pictures(["deep"])
+    assert source.header
+    while deepest != tmp_path:  # pytest's own way of removing it would exceed the stack
+        for path in deepest.iterdir():
+            path.rmdir() if path.is_dir() else path.unlink()
+        deepest = deepest.parent
 
 
 def test_lists() -> None:
