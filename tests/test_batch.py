@@ -205,6 +205,37 @@ def test_who_has_enough_stops_what_is_running(tmp_path: Path, pixels: int) -> No
     assert len(list(tmp_path.glob("*_out.png"))) == 1
 
 
+@pytest.mark.parametrize("pixels", [12 * 16, SMALL + 1])
+def test_an_interruption_tells_what_was_finished_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: int
+) -> None:
+    interrupted = threading.Event()
+
+    def slow(*arguments: Any, **options: Any) -> tuple[str, ...]:
+        assert interrupted.wait(30)
+        return write(*arguments, **options)
+
+    def work(job: Job, picture: Picture, progress: Progress) -> Iterator[Product | Result]:
+        while job.source.stem != "0":
+            if job.source.stem == "1":
+                interrupted.set()
+            progress(0.5)
+            time.sleep(0.01)
+        yield Product(job.targets[0], picture)
+
+    monkeypatch.setattr("irn_cli.batch.line.write", slow)
+    plan = jobs(tmp_path, 9, pixels)
+    events, seen = run(plan, work, Outputs(), at_once=2), []
+    with pytest.raises(KeyboardInterrupt):
+        for event in events:
+            if isinstance(event, Progressed) and event.source == plan[1].source:
+                seen.append(events.throw(KeyboardInterrupt))
+            elif isinstance(event, Outcome):
+                seen.append(event)
+    assert [(outcome.source, outcome.status) for outcome in seen] == [(plan[0].source, "done")]
+    assert list(tmp_path.glob("*_out.png")) == [plan[0].targets[0]]
+
+
 def test_large_pictures_tell_how_far_they_are(tmp_path: Path) -> None:
     def slow(job: Job, picture: Picture, progress: Progress) -> Iterator[Product | Result]:
         for tenth in range(1, 11):

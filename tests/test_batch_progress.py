@@ -94,6 +94,27 @@ def test_an_interruption_tells_how_far_it_came(
     assert capsys.readouterr().err.splitlines()[-1].startswith(told)
 
 
+def test_an_interruption_while_something_is_shown_reaches_the_runner(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    def runner() -> Events:
+        try:
+            yield DONE
+            yield DONE
+        except KeyboardInterrupt:
+            yield FAILED  # what it has finished meanwhile
+            raise
+
+    monkeypatch.setattr("irn_cli.batch.progress._line", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        follow(runner(), 9)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("1 done, 1 failed of 9 in ")
+
+
 def test_whoever_shows_a_batch_closes_it() -> None:
     def interrupted() -> Iterator[Outcome]:
         yield DONE

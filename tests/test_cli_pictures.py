@@ -4,7 +4,6 @@ import ctypes
 import json
 import math
 import os
-import re
 import resource
 import signal
 import subprocess
@@ -810,13 +809,13 @@ def test_interruption_is_quick_and_leaves_whole_files_only() -> None:
     assert process.returncode == 130
     assert time.monotonic() - begin < 5
     assert errors.endswith("irn: interrupted\n")
-    assert re.fullmatch(r"\d+ done of 60 in \d+\.\d s", errors.splitlines()[-3])
     assert "Traceback" not in errors
     assert output == ""
     written = list(Path("out").iterdir())
     assert 0 < len(written) < 60
     for path in written:
         assert isinstance(read(path).record, Record)
+    assert errors.splitlines()[-3].startswith(f"{len(written)} done of 60 in ")
 
 
 @pytest.mark.usefixtures("many_pictures")

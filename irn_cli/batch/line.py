@@ -12,8 +12,8 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -60,7 +60,8 @@ def run(
 ) -> Events:
     """Work on one picture after another, or several small ones at once; none stops the others.
 
-    Closing the generator ends the work under way; files that are being written are finished.
+    Closing the generator ends the work under way; files that are being written are finished. A KeyboardInterrupt, also
+    one thrown into it, does the same, and is raised again after the outcomes of what was finished.
 
     Args:
         plan: what is to be done, and outcomes that are clear already.
@@ -81,6 +82,10 @@ def run(
     line = _Line(work, outputs, strip, max_pixels, max(min(at_once, jobs), 1))
     try:
         yield from line.events(items)
+    except KeyboardInterrupt:
+        line.stop()
+        yield from line.finished()
+        raise
     finally:
         line.stop()
 
@@ -106,6 +111,7 @@ class _Line:
         self._writers = ThreadPoolExecutor(_WRITERS, "irn-write")
         self._free = threading.Semaphore(_WRITERS)  # so that few pictures wait to be written
         self._ahead: Future[Picture] | None = None  # the next large picture; the network's thread alone uses this
+        self._waiting: deque[Outcome | _InFlight] = deque()  # in the plan's order
         self._stopped = threading.Event()
         self._news: SimpleQueue[Progressed | None] = SimpleQueue()  # None: a thread has finished something
 
@@ -113,16 +119,21 @@ class _Line:
         """Do all jobs, and tell of them."""
         jobs = [item for item in items if isinstance(item, Job)]
         following = dict(itertools.pairwise(jobs))
-        waiting: deque[Outcome | _InFlight] = deque()  # in the plan's order
         for item in items:
-            waiting.append(self._begin(item, following.get(item)) if isinstance(item, Job) else item)
-            yield from self._ready(waiting, 4 * self._at_once)
-        yield from self._ready(waiting, 0)
+            self._waiting.append(self._begin(item, following.get(item)) if isinstance(item, Job) else item)
+            yield from self._ready(4 * self._at_once)
+        yield from self._ready(0)
+
+    def finished(self) -> Iterator[Outcome]:
+        """Yield the outcomes of what was finished all the same, once the line is stopped."""
+        for flight in self._waiting:
+            if isinstance(flight, _InFlight) and not flight.unfinished:
+                yield flight.outcome()
 
     def stop(self) -> None:
         """Begin nothing more, and end what is under way; what is being written is finished."""
         self._stopped.set()
-        for pool in (self._reader, self._network, self._small, self._writers):
+        for pool in (self._network, self._small, self._reader, self._writers):  # each may hand on to the next
             pool.shutdown(cancel_futures=True)
         # A thread's own setting is also what torch gives to threads that start later: put back the caller's.
         torch.set_num_threads(torch.get_num_threads())
@@ -134,14 +145,14 @@ class _Line:
         flight.working.add_done_callback(self._tell)
         return flight
 
-    def _ready(self, waiting: "deque[Outcome | _InFlight]", most: int) -> Events:
+    def _ready(self, most: int) -> Events:
         """Yield the first outcomes: those that are known, then wait for more until `most` are left."""
-        while waiting:
-            first = waiting[0]
+        while self._waiting:
+            first = self._waiting[0]
             if isinstance(first, Outcome) or first.settled:
-                waiting.popleft()
+                self._waiting.popleft()
                 yield first if isinstance(first, Outcome) else first.outcome()
-            elif len(waiting) > most:
+            elif len(self._waiting) > most:
                 if news := self._news.get():
                     yield news
             else:
@@ -250,6 +261,11 @@ class _InFlight:
     def settled(self) -> bool:
         """Whether nothing of it is still being worked on or written."""
         return self.working.done() and all(writing.done() for writing in self.writes)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether, settled, it was ended or never begun."""
+        return self.working.cancelled() or isinstance(self.error, (_Stopped, CancelledError))
 
     def outcome(self) -> Outcome:
         """What became of it, once it is settled."""

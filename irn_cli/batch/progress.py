@@ -3,7 +3,8 @@
 import json
 import time
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
 
 import click
 from rich.console import Console
@@ -31,16 +32,23 @@ def follow(events: Events, total: int, *, quiet: bool = False, as_json: bool = F
     begin = time.monotonic()
     try:
         with closing(events), shown.bar:
-            for event in events:
-                if isinstance(event, Progressed):
-                    shown.progress(event)
-                else:
-                    shown.end(event)
+            try:
+                shown.show(events)
+            except KeyboardInterrupt:
+                with suppress(KeyboardInterrupt):
+                    shown.show(_interrupted(events))
+                raise
     except KeyboardInterrupt:
         shown.summarise(time.monotonic() - begin, interrupted=True)
         raise
     shown.summarise(time.monotonic() - begin)
     return 1 if shown.counts["failed"] else 0
+
+
+def _interrupted(events: Events) -> Iterator[Progressed | Outcome]:
+    """What a runner still has to say when it is interrupted."""
+    yield events.throw(KeyboardInterrupt)
+    yield from events
 
 
 class _Display:
@@ -60,6 +68,13 @@ class _Display:
             disable=quiet or not self._console.is_terminal,
         )
         self._task = self.bar.add_task("", total=total)
+
+    def show(self, events: Iterable[Progressed | Outcome]) -> None:
+        for event in events:
+            if isinstance(event, Progressed):
+                self.progress(event)
+            else:
+                self.end(event)
 
     def progress(self, at: Progressed) -> None:
         name = one_line(at.source.name)
