@@ -296,8 +296,9 @@ def _tiff_tags(picture: Picture, packet: bytes | None) -> Image.Exif:
     tags = Image.Exif()
     tags.load(picture.exif or b"")
     tags.pop(ExifTags.Base.Orientation, None)
-    if interoperability := tags.get_ifd(ExifTags.IFD.Interop):
-        tags.get_ifd(ExifTags.IFD.Exif)[ExifTags.IFD.Interop] = interoperability  # Pillow would write where it was
+    camera = tags.get_ifd(ExifTags.IFD.Exif)
+    if ExifTags.IFD.Interop in camera:
+        camera[ExifTags.IFD.Interop] = tags.get_ifd(ExifTags.IFD.Interop)  # Pillow would write where it was
     if packet:
         tags[ExifTags.Base.XMLPacket] = packet
     if iptc := _raw_profile(picture.chunks, _IPTC):

@@ -51,8 +51,8 @@ def inspect(image: ImageFile.ImageFile, head: bytes) -> Stored:
     if wrong := _wrongly_decoded(image, head, tags):
         raise InputError(f"{wrong}; {EXPECTED}")
     key = image.info.get("transparency")
-    if raw in ("L;2", "L;4") and isinstance(key, int):
-        image.info["transparency"] = key * {"L;2": 85, "L;4": 17}[raw]  # the samples are spread over 8 bits, it is not
+    if isinstance(key, int) and raw in (spread := {"1": 255, "L;2": 85, "L;4": 17}):
+        image.info["transparency"] = min(key * spread[raw], 255)  # the samples are spread over 8 bits, it is not
     return Stored(
         reduced=_is_deep_avif(head) if image.format == "AVIF" else ";16" in raw and raw != "BGR;16",  # which is 5-6-5
         grey=raw.startswith("LA"),
@@ -67,6 +67,9 @@ def _wrongly_decoded(image: ImageFile.ImageFile, head: bytes, tags: Any) -> str:
     if image.format == "TIFF":
         if not set(tags.get(ExifTags.Base.SampleFormat, ())) <= {1, 4}:  # unsigned, undefined
             return "signed or floating-point samples"
+        extra = tags.get(ExifTags.Base.ExtraSamples, ())
+        if extra and extra[0] != 2 and image.mode == "LA":  # Pillow before 13 takes whatever it is for alpha
+            return "grey beside something that is no plain alpha"
         bits = tags.get(ExifTags.Base.BitsPerSample, (1,))
         plain = tags.get(ExifTags.Base.Compression, 1) == 1
         if tags.get(ExifTags.Base.PlanarConfiguration) == 2 and (len(bits) == 2 or (plain and bits[0] > 8)):

@@ -61,7 +61,7 @@ def seen(picture: Picture) -> dict[str, object]:
         "lens": camera.get(ExifTags.Base.LensModel),
         "maker note": camera.get(ExifTags.Base.MakerNote),
         "GPS": tags.get_ifd(ExifTags.IFD.GPSInfo).get(ExifTags.GPS.GPSLatitudeRef),
-        "interoperability": tags.get_ifd(ExifTags.IFD.Interop).get(1),
+        "interoperability": ExifTags.IFD.Interop in camera and tags.get_ifd(ExifTags.IFD.Interop).get(1),
         "XMP": b"dc:format" in (picture.xmp or b""),
         "resolution": picture.dpi and tuple(round(value) for value in picture.dpi),
         "Comment": texts.get("Comment"),

@@ -105,7 +105,7 @@ def test_tiff(
     try:
         picture = read(stream)
     except InputError:
-        usual = photometric == "rgb" or (photometric, depth) == ("minisblack", 8)
+        usual = photometric == "rgb" or (photometric, depth, extra) == ("minisblack", 8, "unassalpha")
         usual |= not extra and (
             depth == 8 or photometric in ("minisblack", "separated") or (photometric, order) == ("miniswhite", "<")
         )
