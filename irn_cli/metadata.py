@@ -25,19 +25,21 @@ _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 _STORAGE = {b"IHDR", b"PLTE", b"tRNS", b"IEND", b"iCCP", b"eXIf", b"pHYs", b"sBIT", b"bKGD", b"hIST", b"tIME", b"sPLT",
             b"acTL", b"fcTL", b"irNa", b"iDOT", b"oFFs", b"vpAg", b"caNv", b"orNT"}  # fmt: skip
 _IPTC, _EXIF, _XMP = "Raw profile type iptc", "Raw profile type exif", "XML:com.adobe.xmp"
-# Tags of a TIFF's first directory that describe the picture: description, make, model, software, date, artist, host
-# computer, copyright, and the directories of EXIF and GPS.
-_DESCRIPTIVE = {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298, 0x8769, 0x8825}
+# Tags of a TIFF's first directory that describe the picture: names of document and page, description, make, model,
+# software, date, artist, host computer, copyright, rating, Windows' texts, and the directories of EXIF and GPS.
+_DESCRIPTIVE = {0x010D, 0x011D, 0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298, 0x4746, 0x4749,
+                *range(0x9C9B, 0x9CA0), 0x8769, 0x8825}  # fmt: skip
 _IPTC_TAG = 0x83BB
 _ELSEWHERE = {0x02BC, _IPTC_TAG, 0x8649, 0x8773}  # XMP, IPTC, Photoshop's, the colour profile
 _STORAGE_TAGS = range(0x00FE, 0x0216)  # the format's own
 _SEGMENTS = (b"JFIF", b"JFXX", b"Exif\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0", b"MPF\0", b"Adobe",
              b"Photoshop 3.0\0", b"Ducky")  # fmt: skip
 _GAIN_MAP = "the HDR gain map"
+_BEHIND = "what follows the picture in its file"
 _EXTENDED_XMP = "the XMP's extension"
 _PROMISES = (  # what XMP says to follow the picture in its file: namespace, begin of the names, what it is
     ("http://ns.adobe.com/hdr-gain-map/1.0/", "", _GAIN_MAP),
-    ("http://ns.google.com/photos/1.0/container/", "", "what follows the picture in its file"),
+    ("http://ns.google.com/photos/1.0/container/", "", _BEHIND),
     ("http://ns.google.com/photos/1.0/camera/", ("Motion", "Micro"), "the motion photo's video"),
     ("http://ns.adobe.com/xmp/note/", "HasExtendedXMP", _EXTENDED_XMP),
 )
@@ -192,7 +194,7 @@ def _left_out(image: ImageFile.ImageFile, head: bytes, chunks: Sequence[Chunk]) 
             yield f"the JPEG segment {name}"
     followers = (getattr(image, "mpinfo", None) or {}).get(0xB002, ())[1:]
     if any("Thumbnail" not in entry["Attribute"]["MPType"] for entry in followers):
-        yield "further pictures in its file"
+        yield _BEHIND
 
 
 def _decoded(comment: bytes | str) -> str:

@@ -242,8 +242,12 @@ def test_what_is_left_out_is_named_once(tmp_path: Path) -> None:
     segment = b"\xff\xeb" + struct.pack(">H", 10) + b"JUMBFJUM"
     Image.fromarray(PIXELS).save(tmp_path / "a.jpg", extra=segment)
     assert read(tmp_path / "a.jpg").warnings == ("left out: the JPEG segment APP11",)
-    Image.fromarray(PIXELS).save(tmp_path / "a.tif", tiffinfo={33550: (1.0, 1.0, 0.0)})
-    assert read(tmp_path / "a.tif").warnings == ("left out: the TIFF tag 33550",)
+    Image.fromarray(PIXELS).save(tmp_path / "a.tif", tiffinfo={33550: (1.0, 1.0, 0.0), 0x010D: "Plan 9"})
+    picture = read(tmp_path / "a.tif")
+    assert picture.warnings == ("left out: the TIFF tag 33550",)
+    assert b"Plan 9" in picture.exif
+    Image.fromarray(PIXELS).save(tmp_path / "a.mpo", save_all=True, append_images=[Image.fromarray(PIXELS[::-1])])
+    assert read(tmp_path / "a.mpo").warnings == ("left out: what follows the picture in its file",)
 
 
 def test_a_text_in_another_alphabet_travels_through_jpeg(tmp_path: Path) -> None:
