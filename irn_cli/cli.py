@@ -614,7 +614,10 @@ def eval_(options: _Eval) -> int:
     if options.page:
         from irn_cli.page import render
 
-        report.write_text(str(options.page), render(results, methods, datasets), overwrite=options.force)
+        page = render(results, methods, datasets)
+        report.write_text(str(options.page), page, overwrite=options.force)
+        if not options.quiet:
+            click.echo(f"irn: wrote {options.page} ({len(page) / 1e6:.1f} MB)", err=True)
     return 1 if results.failures else 0
 
 

@@ -38,3 +38,10 @@ def encode_within(picture: Picture, codec: CodecName, nbytes: int) -> bytes:
     if not best:
         raise InputError(f"as {codec} it is larger than {nbytes:,} bytes at every quality")
     return best
+
+
+def encode_lossless(picture: Picture) -> bytes:
+    """Encode a picture's colours as WebP without loss, which takes about a quarter less than PNG."""
+    stream = io.BytesIO()
+    Image.fromarray(picture.pixels).save(stream, "webp", lossless=True)
+    return stream.getvalue()

@@ -1,16 +1,16 @@
 """The page of `irn eval --report`: one file that opens anywhere, with the tables, and with pictures to look at.
 
-`page.html` is the page; this module puts the numbers and pictures into it. For the worst, the median and the best
-picture of each model on each data set, and for the one whose small picture strays farthest from the bicubic one, the
-page carries original, restored, bicubic and small picture without loss; it draws differences and enlargements itself.
+`page.html` is the page; this module puts figures and pictures into it. On each data set it shows the pictures on which
+the first method is worst, middling and best, loses most against the best of the others, and whose small picture strays
+farthest from the bicubic one. Of each it carries the original and what every method made of it, without loss; the page
+draws differences and enlargements itself.
 """
 
 import base64
 import dataclasses
 import hashlib
-import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irn_cli.artifact import PATCH, find_artifact
+from irn_cli.codec import encode_lossless
 from irn_cli.dataset import DataSet, load
 from irn_cli.evaluate import Score, flat
-from irn_cli.image import write
-from irn_cli.methods import Baseline, Method, Small
+from irn_cli.methods import Method
 from irn_cli.metrics import finite
 from irn_cli.picture import Picture
-from irn_cli.report import Results, caption, comparison
+from irn_cli.report import ON_RGB, SMALL_CAPTION, Results, caption, comparison
 
-_PART = (1280, 960)  # width and height: of a larger picture the page carries this much, around the worst spot
+_PART = (960, 720)  # width and height: of a larger picture the page carries this much, around the worst spot
 _SPOT = 64  # side of the enlarged spot, pixels
-_STRAYED = "worst small picture"
 _CORE = 16  # side of the square, in the spot's middle, that holds the largest error
+_STRAYED = "worst small picture"
 
 Pixels = NDArray[np.uint8]
 
@@ -46,16 +46,17 @@ def render(results: Results, methods: Sequence[Method], datasets: Sequence[DataS
         HTML.
     """
     images: dict[str, str] = {}
-    shown = [method for method in methods if method.draws] or methods
+    scores = {(score.dataset, score.name, score.method): score for score in results.scores}
     exhibits = [
-        _exhibit(role, score, method, dataset, results.protocol, images)
+        _exhibit(roles, dataset, name, methods, scores, results.protocol, images)
         for dataset in datasets
-        for method in shown
-        for role, score in _chosen([s for s in results.scores if (s.method, s.dataset) == (method.name, dataset.name)])
+        for name, roles in _chosen(dataset.name, [method.name for method in methods], results.scores).items()
     ]
     summary = results.summary
     data = {
         "caption": caption(results.protocol),
+        "smallCaption": SMALL_CAPTION,
+        "onRgb": ON_RGB,
         "protocol": results.protocol,
         "sets": [
             {
@@ -77,56 +78,88 @@ def render(results: Results, methods: Sequence[Method], datasets: Sequence[DataS
     return template.replace("{{data}}", text, 1)
 
 
-def _chosen(scores: list[Score]) -> list[tuple[str, Score]]:
-    """The worst, the median and the best picture, fewer where there are fewer; and the one with the worst patch."""
-    if not scores:
-        return []
-    ranked = sorted(scores, key=lambda score: score.psnr_y)
-    by_rank = {len(ranked) // 2: "median", len(ranked) - 1: "best", 0: "worst"}
-    strayed = max(scores, key=lambda score: score.lr_worst_patch or 0)
-    return [(by_rank[rank], ranked[rank]) for rank in sorted(by_rank)] + [(_STRAYED, strayed)]
+def _chosen(dataset: str, methods: Sequence[str], scores: Sequence[Score]) -> dict[str, list[str]]:
+    """The pictures of a data set that are shown, and what each is shown for."""
+    by_method = {
+        method: {score.name: score for score in scores if (score.method, score.dataset) == (method, dataset)}
+        for method in methods
+    }
+    first = next((found for found in by_method.values() if found), None)
+    if not first:
+        return {}
+    ranked = sorted(first.values(), key=lambda score: score.psnr_y)
+    roles: dict[str, list[str]] = {}
+    for rank, role in ((0, "worst"), (len(ranked) // 2, "median"), (len(ranked) - 1, "best")):
+        if len(ranked) > rank and (rank or role == "worst"):
+            roles.setdefault(ranked[rank].name, []).append(role)
+    losses = {
+        name: max(other - score.psnr_y for other in others)
+        for name, score in first.items()
+        if (others := [found[name].psnr_y for found in by_method.values() if name in found and found is not first])
+    }
+    if losses and (most := max(losses, key=losses.__getitem__)) and losses[most] > 0:
+        roles.setdefault(most, []).insert(0, "largest loss")
+    strayed = [score for found in by_method.values() for score in found.values() if score.lr_worst_patch]
+    if strayed:
+        roles.setdefault(max(strayed, key=lambda score: score.lr_worst_patch or 0).name, []).append(_STRAYED)
+    return roles
 
 
 def _exhibit(
-    role: str, score: Score, method: Method, dataset: DataSet, protocol: dict[str, Any], images: dict[str, str]
+    roles: Sequence[str],
+    dataset: DataSet,
+    name: str,
+    methods: Sequence[Method],
+    scores: Mapping[tuple[str, str, str], Score],
+    protocol: Mapping[str, Any],
+    images: dict[str, str],
 ) -> dict[str, Any]:
-    """Everything that the page needs to show one picture; its pictures go into `images`, by their hash."""
-    scale = method.scale
-    original = load(dataset, dataset.directory / score.name, scale, protocol["crop"])
-    kept = method.downscale(original)
-    small = kept.picture
-    assert small
-    restored = method.upscale(kept, seed=protocol["seed"], temperature=protocol["temperature"], sample=0)
-    guide = Picture(original.guide, mode=original.picture.mode)
-    bicubic = Baseline("bicubic", scale).upscale(Small(guide))
+    """Everything that the page needs to show one picture; the pictures themselves go into `images`, by their hash."""
+    scale = methods[0].scale
+    original = load(dataset, dataset.directory / name, scale, protocol["crop"])
+    found = {method.name: scores.get((dataset.name, name, method.name)) for method in methods}
+    first = found[methods[0].name]
+    original.budget.set_result(first.bytes if first and first.bytes else 0)
+    smalls: dict[str, Picture] = {}
+    restored: dict[str, Picture] = {}
+    for method in methods:
+        if not found[method.name]:
+            continue  # it failed on this picture, as the page says
+        small = method.downscale(original)
+        restored[method.name] = method.upscale(
+            small, seed=protocol["seed"], temperature=protocol["temperature"], sample=0
+        )
+        if small.picture:
+            smalls[method.name] = small.picture
 
     height, width = original.picture.size
-    if role == _STRAYED:
-        artifact = find_artifact(small.pixels, original.guide.astype(np.float32))
+    if list(roles) == [_STRAYED]:
+        strayed = max(smalls, key=lambda method: _score(found[method]).lr_worst_patch or 0)
+        artifact = find_artifact(smalls[strayed].pixels, original.guide.astype(np.float32))
         row, column = ((start + PATCH // 2) * scale for start in (artifact.row, artifact.column))
     else:
-        row, column = _worst_spot(original.picture.pixels, restored.pixels)
+        row, column = _worst_spot(original.picture.pixels, next(iter(restored.values())).pixels)
     part = (min(height, _PART[1] // scale * scale), min(width, _PART[0] // scale * scale))
     top = _around(row, part[0], height) // scale * scale
     left = _around(column, part[1], width) // scale * scale
     spot = (min(_SPOT, part[0]), min(_SPOT, part[1]))
 
-    def embedded(picture: Picture, factor: int) -> str:
+    def embedded(picture: Picture, factor: int = 1) -> str:
         rows, columns = (
             slice(start // factor, (start + size) // factor) for start, size in zip((top, left), part, strict=True)
         )
-        stream = io.BytesIO()
-        write(stream, Picture(np.ascontiguousarray(picture.pixels[rows, columns])))
-        name = hashlib.sha256(stream.getvalue()).hexdigest()[:16]
-        images[name] = base64.b64encode(stream.getvalue()).decode()
-        return name
+        data = encode_lossless(Picture(np.ascontiguousarray(picture.pixels[rows, columns])))
+        key = hashlib.sha256(data).hexdigest()[:16]
+        images[key] = base64.b64encode(data).decode()
+        return key
 
     return {
-        **flat(score),
-        "role": role,
-        "views": ("guide", "small") if role == _STRAYED else ("original", "restored"),
+        "dataset": dataset.name,
+        "name": name,
+        "roles": roles,
         "width": part[1],
         "height": part[0],
+        "scale": scale,
         "full": (width, height),
         "spot": {
             "x": _around(column - left, spot[1], part[1]) // scale * scale,
@@ -134,14 +167,24 @@ def _exhibit(
             "width": spot[1],
             "height": spot[0],
         },
-        "images": {
-            "original": embedded(original.picture, 1),
-            "restored": embedded(restored, 1),
-            "bicubic": embedded(bicubic, 1),
-            "small": embedded(small, scale),
-            "guide": embedded(guide, scale),
-        },
+        "original": embedded(original.picture),
+        "guide": embedded(Picture(original.guide), scale),
+        "methods": [
+            {
+                "name": method,
+                "psnr_y": _score(found[method]).psnr_y,
+                "ssim_y": _score(found[method]).ssim_y,
+                "restored": embedded(picture),
+                "small": embedded(smalls[method], scale) if method in smalls else None,
+            }
+            for method, picture in restored.items()
+        ],
     }
+
+
+def _score(score: Score | None) -> Score:
+    assert score
+    return score
 
 
 def _worst_spot(a: Pixels, b: Pixels) -> tuple[int, int]:

@@ -37,16 +37,17 @@ Pair = tuple[float, float | None]  # PSNR, dB, and SSIM, on Y
 SETS = ("Set5", "Set14", "BSD100", "Urban100", "DIV2K")
 _ALIASES = {"b100": "BSD100", "bsds100": "BSD100", "div2kval": "DIV2K", "div2kvalid": "DIV2K", "div2kvalidhr": "DIV2K"}
 
-# Each row: the method, millions of parameters, and PSNR / SSIM on the sets above.
+# Each row: the method, millions of parameters, and PSNR / SSIM on the sets above. The figures marked RGB are on RGB,
+# not on Y: the paper took them from another one, which measured so.
 _PUBLISHED = {
     2: """
-Bicubic & Bicubic |      | 33.66 .9299 | 30.24 .8688 | 29.56 .8431 | 26.88 .8403 | 31.01 .9393
+Bicubic & Bicubic |      | 33.66 .9299 | 30.24 .8688 | 29.56 .8431 | 26.88 .8403 | 31.01 .9393 RGB
 IRN               | 1.67 | 43.99 .9871 | 40.79 .9778 | 41.32 .9876 | 39.92 .9865 | 44.32 .9908
 """,
     4: """
-Bicubic & Bicubic |      | 28.42 .8104 | 26.00 .7027 | 25.96 .6675 | 23.14 .6577 | 26.66 .8521
+Bicubic & Bicubic |      | 28.42 .8104 | 26.00 .7027 | 25.96 .6675 | 23.14 .6577 | 26.66 .8521 RGB
 Bicubic & SRCNN   | .057 | 30.48 .8628 | 27.50 .7513 | 26.90 .7101 | 24.52 .7221 |
-Bicubic & EDSR    | 43.1 | 32.62 .8984 | 28.94 .7901 | 27.79 .7437 | 26.86 .8080 | 29.38 .9032
+Bicubic & EDSR    | 43.1 | 32.62 .8984 | 28.94 .7901 | 27.79 .7437 | 26.86 .8080 | 29.38 .9032 RGB
 Bicubic & RDN     | 22.3 | 32.47 .8990 | 28.81 .7871 | 27.72 .7419 | 26.61 .8028 |
 Bicubic & RCAN    | 15.6 | 32.63 .9002 | 28.87 .7889 | 27.77 .7436 | 26.82 .8087 | 30.77 .8460
 Bicubic & ESRGAN  | 16.3 | 32.74 .9012 | 29.00 .7915 | 27.84 .7455 | 27.03 .8152 | 30.92 .8486
@@ -59,6 +60,11 @@ IRN+              | 4.35 | 33.59 .9147 | 29.97 .8444 | 28.94 .8189 | 28.24 .8684
 }
 
 
+# What other programs' rows are held against, by a word of their names.
+_OTHERS = {name.lower(): f"Bicubic & {name}" for name in ("SRCNN", "EDSR", "RDN", "RCAN", "ESRGAN", "SAN")}
+_OTHERS |= {"tad": "TAD & TAU", "car": "CAR & EDSR"}
+
+ON_RGB = "* on RGB, not on Y: the paper took this figure from another one"
 SMALL_CAPTION = (
     "small: against bicubic, on Y; worst patch: mean deviation of 8x8 pixels, levels; "
     "bits/pixel: of the file that is kept, by the original's pixels"
@@ -88,6 +94,7 @@ class Row:
     parameters: float | None
     seconds: float | None  # a picture
     pairs: tuple[Pair | None, ...]  # data set by data set
+    on_rgb: tuple[bool, ...] = ()  # for a published row: which of them are figures on RGB
 
 
 def protocol(
@@ -168,7 +175,7 @@ def comparison(results: Results) -> list[Row]:
         rows.append(Row("measured", method["name"], method["parameters"], seconds, pairs))
         reference = next((row for row in published if row.method == counterpart(method)), None)
         if reference:
-            differences = tuple(map(_difference, pairs, reference.pairs))
+            differences = tuple(map(_difference, pairs, reference.pairs, reference.on_rgb))
             if any(differences):
                 rows.append(Row("difference", reference.method, None, None, differences))
     return rows + published
@@ -179,6 +186,8 @@ def show(results: Results, *, stderr: bool = False) -> None:
     console = wide_console(stderr=stderr)
     console.print(caption(results.protocol), highlight=False)
     console.print(_main_table(results))
+    if any(any(row.on_rgb) for row in comparison(results)):
+        console.print(ON_RGB, highlight=False)
     console.print(f"\n{SMALL_CAPTION}", highlight=False)
     console.print(_small_table(results))
     if results.failures:
@@ -259,14 +268,16 @@ def published_rows(scale: int, sets: Sequence[str]) -> list[Row]:
     rows = []
     for line in _PUBLISHED.get(scale, "").strip().splitlines():
         method, parameters, *cells = (cell.strip() for cell in line.split("|"))
-        pairs = tuple(_pair(cells[column]) if column is not None else None for column in wanted)
+        found = [cells[column] if column is not None else "" for column in wanted]
+        pairs = tuple(map(_pair, found))
         if any(pairs):
-            rows.append(Row("published", method, float(parameters) * 1e6 if parameters else None, None, pairs))
+            count = float(parameters) * 1e6 if parameters else None
+            rows.append(Row("published", method, count, None, pairs, tuple(cell.endswith("RGB") for cell in found)))
     return rows
 
 
 def _pair(cell: str) -> Pair | None:
-    numbers = [float(number) for number in cell.split()]
+    numbers = [float(number) for number in cell.removesuffix("RGB").split()]
     return (numbers[0], numbers[1] if len(numbers) > 1 else None) if numbers else None
 
 
@@ -274,11 +285,14 @@ def counterpart(method: dict[str, Any]) -> str | None:
     """The published method that one of ours is to be held against."""
     if method["kind"] == "model":
         return "IRN+" if "plus" in method["name"] else "IRN"
-    return "Bicubic & Bicubic" if method["name"] == "bicubic" else None
+    if method["kind"] == "baseline":
+        return "Bicubic & Bicubic" if method["name"] == "bicubic" else None
+    words = re.split("[^a-z0-9]+", method["name"].lower())
+    return next((_OTHERS[word] for word in words if word in _OTHERS), None)
 
 
-def _difference(ours: Pair | None, theirs: Pair | None) -> Pair | None:
-    if not ours or not theirs:
+def _difference(ours: Pair | None, theirs: Pair | None, theirs_on_rgb: bool) -> Pair | None:
+    if not ours or not theirs or theirs_on_rgb:
         return None
     return ours[0] - theirs[0], None if ours[1] is None or theirs[1] is None else ours[1] - theirs[1]
 
@@ -307,7 +321,8 @@ def _main_table(results: Results) -> Table:
         seconds = f"{row.seconds:.2f}" if row.seconds is not None else ""
         sign = "+" if row.kind == "difference" else ""
         style = {"measured": "bold", "difference": "", "published": "dim"}[row.kind]
-        cells = [show_pair(pair, sign) for pair in row.pairs]
+        marks = ["*" if on_rgb else "" for on_rgb in row.on_rgb] or [""] * len(row.pairs)
+        cells = [show_pair(pair, sign) + mark for pair, mark in zip(row.pairs, marks, strict=True)]
         table.add_row(Text(name), parameters, seconds, *cells, style=style)
     return table
 

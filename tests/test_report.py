@@ -1,10 +1,12 @@
 """Tables, JSON and CSV against rows made by hand; the page in a real browser."""
 
+import base64
 import csv
 import dataclasses
 import io
 import json
 import math
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from PIL import Image
 from irn_cli import IRN, Rescaler
 from irn_cli.dataset import DataSet, find_data_set
 from irn_cli.evaluate import Failure, Score, evaluate
-from irn_cli.methods import Baseline, Method, Network
+from irn_cli.methods import Baseline, Codec, Method, Network, find_results
 from irn_cli.page import _worst_spot, render
 from irn_cli.report import Results, comparison, follow, protocol, show, show_pair, to_csv, to_json
 from tests.helpers import ROOT
@@ -228,19 +230,49 @@ def test_the_page_carries_what_was_measured(measured: tuple[Results, list[Method
     found = measured[0]
     assert len(data["pictures"]) == 6
     assert len(data["failures"]) == 1
-    exhibits = data["exhibits"]
-    assert [(exhibit["method"], exhibit["role"]) for exhibit in exhibits] == [
-        ("tiny", "worst"),
-        ("tiny", "median"),
-        ("tiny", "best"),
-        ("tiny", "worst small picture"),
-    ]
+    exhibits = {exhibit["name"]: exhibit for exhibit in data["exhibits"]}
     ranked = sorted((row for row in found.scores if row.method == "tiny"), key=lambda row: row.psnr_y)
-    assert [exhibit["name"] for exhibit in exhibits[:3]] == [row.name for row in ranked]
-    assert exhibits[3]["name"] == max(ranked, key=lambda row: row.lr_worst_patch).name
-    for exhibit in exhibits:
-        assert set(exhibit["images"]) == {"original", "restored", "bicubic", "small", "guide"}
-        assert set(exhibit["images"].values()) <= set(data["images"])
+    bicubic = {row.name: row.psnr_y for row in found.scores if row.method == "bicubic"}
+    wanted: dict[str, set[str]] = {row.name: set() for row in ranked}
+    for row, role in zip(ranked, ("worst", "median", "best"), strict=True):
+        wanted[row.name].add(role)
+    wanted[max(ranked, key=lambda row: bicubic[row.name] - row.psnr_y).name].add("largest loss")
+    wanted[max(found.scores, key=lambda row: row.lr_worst_patch or 0).name].add("worst small picture")
+    assert {name: set(exhibit["roles"]) for name, exhibit in exhibits.items()} == wanted
+    for exhibit in exhibits.values():
+        assert [method["name"] for method in exhibit["methods"]] == ["tiny", "bicubic"]
+        shown = [exhibit["original"], exhibit["guide"]]
+        for method in exhibit["methods"]:
+            shown += [method["restored"], method["small"]]
+        assert set(shown) <= set(data["images"])
+        assert exhibit["methods"][1]["small"] == exhibit["guide"]  # made once, carried once
+    shown_pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data["images"][exhibits["a.png"]["original"]]))))
+    assert np.array_equal(shown_pixels, np.asarray(Image.open(measured[2][0].directory / "a.png"))[:80, :96])
+
+
+def test_methods_without_small_pictures_and_failures_are_shown_too(tmp_path: Path) -> None:
+    directory = tmp_path / "set"
+    directory.mkdir()
+    for seed, name in enumerate(["a.png", "b.png"]):
+        Image.fromarray(picture(64, 72, seed)).save(directory / name)
+    (tmp_path / "sr").mkdir()
+    Image.fromarray(picture(64, 72, 1)).save(tmp_path / "sr" / "b_SR.png")
+    given = find_results(f"T={tmp_path}/sr", 4)
+    methods: list[Method] = [given, Baseline("area", 4), Codec("jpeg", 4)]
+    datasets = [find_data_set(directory)]
+    told = protocol(methods, datasets, **OPTIONS, device="cpu", precision="fp32")
+    found = follow(evaluate(methods, datasets, **OPTIONS), told)
+    data = page_data(render(found, methods, datasets))
+    assert [(failure["method"], failure["name"]) for failure in data["failures"]] == [
+        ("T", "a.png"),
+        ("jpeg", "a.png"),
+        ("jpeg", "b.png"),
+    ]
+    shown = {exhibit["name"]: exhibit for exhibit in data["exhibits"]}
+    assert [(method["name"], method["small"] is None) for method in shown["b.png"]["methods"]] == [
+        ("T", True),
+        ("area", False),
+    ]
 
 
 def test_the_worst_spot_is_found() -> None:
@@ -260,11 +292,11 @@ def test_a_large_picture_is_shown_around_its_worst_spot(tmp_path: Path) -> None:
     options = {**OPTIONS, "samples": 1}
     told = protocol(methods, datasets, **options, device="cpu", precision="fp32")
     data = page_data(render(follow(evaluate(methods, datasets, **options), told), methods, datasets))
-    exhibit, small = data["exhibits"]
-    assert (exhibit["role"], small["role"]) == ("worst", "worst small picture")
+    (exhibit,) = data["exhibits"]
+    assert exhibit["roles"] == ["worst", "worst small picture"]
     assert exhibit["full"] == [1500, 1100]
-    assert (exhibit["width"], exhibit["height"]) == (1280, 960)
-    left, top = 1500 - 1280, 1100 - 960  # the part lies in the picture's corner
+    assert (exhibit["width"], exhibit["height"]) == (960, 720)
+    left, top = 1500 - 960, 1100 - 720  # the part lies in the picture's corner
     x, y = left + exhibit["spot"]["x"] + 32, top + exhibit["spot"]["y"] + 32
     assert 1400 <= x <= 1440
     assert 1000 <= y <= 1040
@@ -285,13 +317,14 @@ window.addEventListener("load", async () => {
   for (let wait = 0; wait < 200 && !stage.closest("article").dataset.ready; wait++)
     await new Promise((resolve) => setTimeout(resolve, 20));
 
-  told.ready = document.querySelectorAll("article[data-ready]").length;
   told.before = getComputedStyle(stage).getPropertyValue("--at");
   wipe.value = 200;
   wipe.dispatchEvent(new Event("input", { bubbles: true }));
   told.moved = getComputedStyle(stage).getPropertyValue("--at");
-  told.clip = getComputedStyle(right).clipPath;
-  wipe.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true, cancelable: true }));
+  const all = (selector) => [...stage.closest("article").querySelectorAll(selector)];
+  told.clips = [right, ...all(".split .right")].map((one) => getComputedStyle(one).clipPath);
+  const press = (key) => wipe.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+  press("ArrowRight");
   told.stepped = getComputedStyle(stage).getPropertyValue("--at");
   const box = stage.getBoundingClientRect();
   told.reached = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2) === wipe; // by a mouse
@@ -299,31 +332,56 @@ window.addEventListener("load", async () => {
 
   const original = pixels(left);
   told.sides = differs(original, pixels(right));
-  const [select] = stage.parentElement.querySelectorAll("select");
+  const [select, other] = stage.parentElement.querySelectorAll("select");
   told.views = {};
   for (const option of select.options) {
     select.value = option.value;
     select.dispatchEvent(new Event("change"));
     told.views[option.value] = option.value === "original" ? true : differs(original, pixels(left));
   }
-  const zooms = [...document.querySelector(".zooms").querySelectorAll("canvas")].map(pixels);
-  told.zooms = zooms.every((zoom, k) => zoom.some((value, n) => n % 4 < 3 && value) && (!k || differs(zoom, zooms[0])));
-  const gain = document.querySelector(".zooms input");
+  told.chosen = ["2", "e", "0"].map((key) => (press(key), other.value));
+  const cards = () => all(".card").map((card) => [...card.querySelectorAll("canvas")].map(pixels));
+  const before = cards();
+  told.cards = before.map((card) => card.length);
+  told.restored = differs(before[0][1], before[1][1]); // two methods, side by side
+  told.error = differs(before[0][2], before[1][2]);
+  const gain = stage.closest("article").querySelector(".gain input");
   gain.value = 40;
   gain.dispatchEvent(new Event("input"));
-  told.amplified = differs(zooms[5], pixels(document.querySelectorAll(".zooms canvas")[5]));
+  told.amplified = differs(before[0][2], cards()[0][2]);
+  const place = stage.querySelector(".marker").style.left + stage.querySelector(".marker").style.top;
+  for (const key of ["a", "d", "w", "s", "s"]) press(key);
+  told.walked = place !== stage.querySelector(".marker").style.left + stage.querySelector(".marker").style.top;
 
   const texts = (selector) => [...document.querySelectorAll(selector)].map((cell) => cell.textContent);
   const column = (k) => texts(`#list tbody td:nth-child(${k})`);
   const click = (k) => document.querySelector(`#list th:nth-child(${k}) button`).click();
-  told.list = column(4);
-  click(4);
-  told.turned = column(4);
+  told.losses = column(2);
+  told.psnr = [column(3), column(4)];
+  told.best = document.querySelectorAll("#list td.best").length;
+  click(3);
+  told.turned = column(3);
   click(1);
   told.names = column(1);
   told.sorted = document.querySelector("#list th:nth-child(1)").getAttribute("aria-sort");
+  const focus = document.getElementById("focus");
+  focus.value = "bicubic";
+  focus.dispatchEvent(new Event("change"));
+  told.heading = texts("#list th:nth-child(2)")[0];
   told.failed = document.querySelector("#failed").textContent;
   told.rows = document.querySelectorAll("#comparison tbody tr").length;
+  told.marks = document.querySelectorAll("#trade path").length;
+  told.facts = document.querySelector("#facts").textContent;
+  const theme = document.getElementById("theme");
+  told.grounds = ["dark", "light"].map((name) => {
+    theme.value = name;
+    theme.dispatchEvent(new Event("change"));
+    return getComputedStyle(document.body).backgroundColor;
+  });
+  for (let wait = 0; wait < 200 && document.querySelectorAll("article[data-ready]").length < 3; wait++)
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  told.ready = document.querySelectorAll("article[data-ready]").length;
+  told.wide = document.documentElement.scrollWidth <= innerWidth;
   document.body.append(Object.assign(document.createElement("pre"), { id: "told", textContent: JSON.stringify(told) }));
 });
 </script>
@@ -336,15 +394,13 @@ for (const kind of ["error", "unhandledrejection", "securitypolicyviolation"])
 </script>"""
 
 
-def test_the_page_in_a_browser(measured: tuple[Results, list[Method], list[DataSet]], tmp_path: Path) -> None:
+def in_browser(page: str, tmp_path: Path) -> dict[str, Any]:
+    """Open a page that puts what it found, as JSON, into an element called `told`; or skip where no browser is."""
     browser = chromium()
     if not browser:
         pytest.skip("no chromium, with which the page is tested")
-    page = render(*measured)
-    assert "http://" not in page
-    assert "https://" not in page
     file = tmp_path / "page.html"
-    file.write_text(page.replace("<head>", f"<head>{CATCHER}", 1).replace("</body>", f"{DRIVER}</body>", 1))
+    file.write_text(page)
     flags = (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
         "--disable-component-update --disable-sync --virtual-time-budget=20000 --window-size=1200,4000 --dump-dom"
@@ -355,22 +411,76 @@ def test_the_page_in_a_browser(measured: tuple[Results, list[Method], list[DataS
     assert "data-wrong" not in ran.stdout, ran.stdout[:300]
     start = ran.stdout.index('id="told">') + len('id="told">')
     text = ran.stdout[start : ran.stdout.index("</pre>", start)]
-    told = json.loads(text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    return json.loads(text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))  # type: ignore[no-any-return]
 
+
+def test_the_page_in_a_browser(measured: tuple[Results, list[Method], list[DataSet]], tmp_path: Path) -> None:
+    page = render(*measured)
+    assert "http://" not in page
+    assert "https://" not in page
+    driven = page.replace("<head>", f"<head>{CATCHER}", 1).replace("</body>", f"{DRIVER}</body>", 1)
+    told = in_browser(driven, tmp_path)
     assert (told["before"], told["moved"], told["stepped"]) == ("50%", "20%", "22%")
-    assert told["clip"] == "inset(0px 0px 0px 20%)"
+    assert told["clips"] == ["inset(0px 0px 0px 20%)"] * 3  # the stage and two methods: one slider
     assert told["said"] == "Original on the left 22 %"
     assert told["reached"]
-    assert told["ready"] == 4
+    assert told["ready"] == len(page_data(page)["exhibits"])
     assert told["sides"]
-    assert set(told["views"]) == {"original", "restored", "bicubic", "small", "guide", "error"}
+    restored = {f"{what} {name}" for what in ("restored", "error", "small") for name in ("tiny", "bicubic")}
+    assert set(told["views"]) == {"original", "guide", *restored}
     assert all(told["views"].values())
-    assert told["zooms"]
+    assert told["chosen"] == ["restored bicubic", "error bicubic", "original"]
+    assert told["cards"] == [4, 4]
+    assert told["restored"]
+    assert told["error"]
     assert told["amplified"]
-    assert told["list"] == sorted(told["list"], key=float)
-    assert told["turned"] == told["list"][::-1] != told["list"]
+    assert told["walked"]
+    losses = [float(text.replace("\N{MINUS SIGN}", "-")) for text in told["losses"]]
+    assert losses == sorted(losses, reverse=True)
+    differences = [float(b) - float(a) for a, b in zip(*told["psnr"], strict=True)]
+    assert differences == pytest.approx(losses, abs=0.011)
+    assert told["best"] == 3
+    assert told["turned"] == sorted(told["psnr"][0], key=float)
     assert told["sorted"] == "ascending"
-    assert told["names"][::2] == told["names"][1::2]  # a picture's two methods stand together
-    assert set(told["names"]) == {"a.png", "b & <i>ü.png", "</script><script>throw 1<script>.png"}
+    assert told["names"] == ["</script><script>throw 1<script>.png", "a.png", "b & <i>ü.png"]
+    assert told["heading"].startswith("bicubic loses")
     assert "broken.png" in told["failed"]
     assert told["rows"] == len(comparison(measured[0])) + 1
+    assert told["marks"] == 2 * (3 + 1)  # two methods: three pictures and their mean
+    assert measured[0].protocol["methods"][0]["weights_hash"][:12] in told["facts"]
+    dark, light = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in told["grounds"])
+    assert dark < 150 < 600 < light
+    assert told["wide"]
+
+
+WIDTHS = """<!doctype html><body><script>
+const page = {{page}};
+window.addEventListener("load", async () => {
+  const told = {};
+  for (const width of [390, 768, 1280, 1920]) {
+    const frame = document.createElement("iframe");
+    Object.assign(frame.style, { width: `${width}px`, height: "900px", border: 0 });
+    frame.srcdoc = page;
+    document.body.append(frame);
+    await new Promise((resolve) => frame.addEventListener("load", resolve));
+    const { document: inner } = frame.contentWindow;
+    told[width] = ["html", "#comparison td:nth-child(2)", "#list td:nth-child(3)", ".stage"].map((place) => {
+      const element = inner.querySelector(place);
+      return place === "html" ? element.scrollWidth : element.getBoundingClientRect().right;
+    });
+    told.list ??= 0;
+    if (width === 1280) told.list = inner.querySelector("#list table").offsetWidth;
+  }
+  document.body.append(Object.assign(document.createElement("pre"), { id: "told", textContent: JSON.stringify(told) }));
+});
+</script>"""
+
+
+def test_nothing_is_cut_off_on_any_screen(
+    measured: tuple[Results, list[Method], list[DataSet]], tmp_path: Path
+) -> None:
+    page = json.dumps(render(*measured)).replace("<", "\\u003c")
+    told = in_browser(WIDTHS.replace("{{page}}", page, 1), tmp_path)
+    for width in (390, 768, 1280, 1920):  # the page, and the columns with PSNR, are in view
+        assert max(told[str(width)]) <= width, told
+    assert told["list"] <= 1280
