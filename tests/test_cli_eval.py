@@ -38,7 +38,7 @@ def irn_eval(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     (tmp_path / "set").mkdir()
     for name in ("a.png", "b.png"):
         small = Image.fromarray(random.integers(0, 256, (6, 7, 3), dtype=np.uint8))
-        small.resize((70, 61), Image.Resampling.BICUBIC).save(tmp_path / "set" / name)
+        small.resize((70, 65), Image.Resampling.BICUBIC).save(tmp_path / "set" / name)
 
     def run(*arguments: object) -> Ran:
         monkeypatch.setattr(sys, "argv", ["irn", "eval", *map(str, arguments)])
@@ -249,10 +249,10 @@ def test_ctrl_c_is_130_and_writes_nothing(irn_eval: Callable[..., Ran], monkeypa
 
 
 def test_other_programs_and_codecs_are_rows(irn_eval: Callable[..., Ran]) -> None:
-    for kind, size in (("sr", (68, 60)), ("lr", (17, 15))):
+    for kind, size in (("sr", (68, 64)), ("lr", (17, 16))):
         Path(kind).mkdir()
         for name in ("a", "b"):
-            Image.open(f"set/{name}.png").crop((0, 0, 68, 60)).resize(size).save(f"{kind}/{name}_x4.png")
+            Image.open(f"set/{name}.png").crop((0, 0, 68, 64)).resize(size).save(f"{kind}/{name}_x4.png")
     Path("sr/b_x4.png").unlink()
     ran = irn_eval("--data", "set", "--baseline", "jpeg", "--baseline", "bicubic", "--results", "Theirs=sr,lr",
                    "--json", "-")  # fmt: skip

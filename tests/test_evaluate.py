@@ -68,24 +68,24 @@ def network(tiny_model: Callable[..., irn_cli.IRN]) -> Network:
 
 
 def test_a_row_is_what_the_public_pieces_give(network: Network, tmp_path: Path) -> None:
-    dataset = folder(tmp_path / "odd", a=picture(62, 75))
+    dataset = folder(tmp_path / "odd", a=picture(66, 75))
     (row,) = evaluate([network], [dataset], seed=5, temperature=0.7, samples=2)
     assert isinstance(row, Score)
 
-    original = irn_cli.read(tmp_path / "odd" / "a.png").pixels[:60, :72]
+    original = irn_cli.read(tmp_path / "odd" / "a.png").pixels[:64, :72]
     scaler = network.rescaler
     small = scaler.downscale(Picture(np.ascontiguousarray(original)))
     irn_cli.write(tmp_path / "small.png", small)
-    guide = bicubic(torch.from_numpy(original.copy()).permute(2, 0, 1).double(), (15, 18))
+    guide = bicubic(torch.from_numpy(original.copy()).permute(2, 0, 1).double(), (16, 18))
     guide = guide.round().clamp(0, 255).permute(1, 2, 0).numpy()
-    assert (row.method, row.scale, row.dataset, row.name, row.width, row.height) == ("tiny", 4, "odd", "a.png", 72, 60)
+    assert (row.method, row.scale, row.dataset, row.name, row.width, row.height) == ("tiny", 4, "odd", "a.png", 72, 64)
     assert row.lr_psnr_y == pytest.approx(psnr(luma(guide), luma(small.pixels)))
     assert row.lr_ssim_y == pytest.approx(ssim(luma(guide), luma(small.pixels)))
     assert row.lr_worst_patch == pytest.approx(find_artifact(small.pixels, guide.astype(np.float32)).deviation)
     assert (row.lr_delta_e, row.lr_delta_e_95) == colour_difference(guide.astype(np.uint8), small.pixels)
     assert row.bytes == (tmp_path / "small.png").stat().st_size
-    assert row.lr_bits_per_pixel == pytest.approx(8 * row.bytes / (15 * 18))
-    assert row.bits_per_pixel == pytest.approx(8 * row.bytes / (60 * 72))
+    assert row.lr_bits_per_pixel == pytest.approx(8 * row.bytes / (16 * 18))
+    assert row.bits_per_pixel == pytest.approx(8 * row.bytes / (64 * 72))
 
     draws = []
     for sample in range(2):
@@ -170,7 +170,7 @@ def test_a_method_that_fails_stops_no_other(tmp_path: Path) -> None:
 
 
 def test_temperature_zero_has_one_outcome(network: Network, tmp_path: Path) -> None:
-    dataset = folder(tmp_path / "d", a=picture(48, 48))
+    dataset = folder(tmp_path / "d", a=picture(64, 64))
 
     def scored(**options: float) -> tuple[float, ...]:
         (row,) = evaluate([network], [dataset], samples=2, **options)  # type: ignore[arg-type]
