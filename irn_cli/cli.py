@@ -26,7 +26,10 @@ from irn_cli.errors import Code, InputError, OutputError, UsageError, explain, o
 if TYPE_CHECKING:
     from irn_cli.batch.plan import Existing, Job, Outcome, Outputs
     from irn_cli.batch.work import Work
+    from irn_cli.dataset import DataSet
     from irn_cli.inputs import Input
+    from irn_cli.methods import Method
+    from irn_cli.report import Results
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 _NAME = click.Path(readable=False)  # lets names of files be completed; what is wrong with one, its reader tells
@@ -577,6 +580,7 @@ def eval_(options: _Eval) -> int:
     from irn_cli.evaluate import evaluate
     from irn_cli.files import require_writable
     from irn_cli.methods import load_methods
+    from irn_cli.perceptual import load_metric
     from irn_cli.threads import set_threads
 
     for path in (options.page, options.json_file, options.csv_file):
@@ -599,10 +603,7 @@ def eval_(options: _Eval) -> int:
         **placed,
     )
     protocol: dict[str, Any] = {name: getattr(options, name) for name in ("crop", "seed", "temperature", "samples")}
-    if options.metrics:
-        from irn_cli.perceptual import load_metric
-
-        protocol["metrics"] = [load_metric(name) for name in dict.fromkeys(options.metrics)]
+    protocol["metrics"] = [load_metric(name) for name in dict.fromkeys(options.metrics)]
     rows = evaluate(methods, datasets, **protocol)
     results = report.follow(rows, report.protocol(methods, datasets, **protocol, **placed), quiet=options.quiet)
     if not options.quiet:
@@ -612,13 +613,20 @@ def eval_(options: _Eval) -> int:
     if options.csv_file:
         report.write_text(options.csv_file, report.to_csv(results), overwrite=options.force)
     if options.page:
-        from irn_cli.page import render
-
-        page = render(results, methods, datasets)
-        report.write_text(str(options.page), page, overwrite=options.force)
-        if not options.quiet:
-            click.echo(f"irn: wrote {options.page} ({len(page) / 1e6:.1f} MB)", err=True)
+        _write_page(options.page, results, methods, datasets, options)
     return 1 if results.failures else 0
+
+
+def _write_page(
+    path: Path, results: "Results", methods: "Sequence[Method]", datasets: "Sequence[DataSet]", options: _Eval
+) -> None:
+    from irn_cli.page import render
+    from irn_cli.report import write_text
+
+    page = render(results, methods, datasets)
+    write_text(str(path), page, overwrite=options.force)
+    if not options.quiet:
+        click.echo(f"irn: wrote {path} ({len(page) / 1e6:.1f} MB)", err=True)
 
 
 @irn.group()
