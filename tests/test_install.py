@@ -49,7 +49,7 @@ def measure(directory: Path, target: Path) -> None:
     """What `irn eval --json` does."""
     data = target.parent / "Set5"
     data.mkdir(exist_ok=True)
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(data / "a.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8)).save(data / "a.png")
     network = Network("weights", Rescaler(load_model(directory / "weights.safetensors"), "cpu", "fp32"))
     methods, datasets = [network, Baseline("bicubic", 4)], [find_data_set(data)]
     options: dict[str, Any] = {"crop": None, "seed": 0, "temperature": 1.0, "samples": 2}

@@ -9,7 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
+from irn_cli.dataset import Original
 from irn_cli.image import write
+from irn_cli.methods import Small
 from irn_cli.picture import Picture
 from tests.helpers import vgg_tensors
 
@@ -21,11 +23,12 @@ class Same:
 
     name, scale = "same", 4
 
-    def downscale(self, picture: Picture) -> Picture:
-        return picture
+    def downscale(self, original: Original) -> Small:
+        return Small(original.picture)
 
-    def upscale(self, picture: Picture, **_: object) -> Picture:
-        return picture
+    def upscale(self, small: Small, **_: object) -> Picture:
+        assert small.picture
+        return small.picture
 
 
 class Flat(Same):
@@ -33,8 +36,8 @@ class Flat(Same):
 
     name = "flat"
 
-    def upscale(self, picture: Picture, **_: object) -> Picture:
-        return Picture(np.full_like(picture.pixels, 128))
+    def upscale(self, small: Small, **_: object) -> Picture:
+        return Picture(np.full_like(super().upscale(small).pixels, 128))
 
 
 @pytest.fixture
