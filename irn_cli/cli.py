@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from irn_cli.errors import Code, InputError, OutputError, UsageError, explain, one_line
+from irn_cli.errors import Code, InputError, UsageError, explain, one_line
+from irn_cli.streams import standard_input, standard_output
 
 if TYPE_CHECKING:
     from irn_cli.batch.plan import Existing, Job, Outcome, Outputs
@@ -279,8 +280,8 @@ class _Batch(_Device):
             raise UsageError("--force, --skip-existing and --update exclude each other")
         if self.output == "":
             raise UsageError("-o '': expected a file or a directory")
-        if sys.stdout is None and (self.as_json or self.output == "-"):
-            raise OutputError("standard output is closed")
+        if self.as_json or self.output == "-":
+            standard_output()
 
     def outputs(self) -> "Outputs":
         from irn_cli.batch.plan import Outputs
@@ -455,7 +456,7 @@ def _wait_asleep() -> None:
 
 def _find(options: _Batch) -> "list[Input]":
     """The inputs that a command line means."""
-    from irn_cli.inputs import find_pictures, read_list, standard_input
+    from irn_cli.inputs import find_pictures, read_list
 
     listed: list[str] = []
     if options.files_from == "-":
@@ -551,6 +552,8 @@ class _Eval(_Device):
             raise click.UsageError("Missing option '--data'.")
         if self.json_file == self.csv_file == "-":
             raise click.UsageError("--json and --csv cannot both write to standard output")
+        if "-" in (self.json_file, self.csv_file):
+            standard_output()  # now, not after minutes of measuring
         if self.compared and (self.directories or self.page or self.json_file or self.csv_file):
             raise click.UsageError("--compare reads two results of --json; it measures and writes nothing")
 

@@ -1,7 +1,6 @@
 """The files that a command line means: names, directories, patterns, lists, standard input; and which share of them."""
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
@@ -136,7 +135,8 @@ def _by_pattern(pattern: Path) -> dict[Path, Path]:
     files = {}
     for match in sorted(base.glob(str(Path(*parts[plain:])))):
         below = match.relative_to(base)
-        if match.is_file() and not any(part.startswith(".") for part in below.parts):
+        leads_nowhere = match.is_symlink() and not match.is_dir()
+        if (match.is_file() or leads_nowhere) and not any(part.startswith(".") for part in below.parts):
             files[match] = below.parent
     return files
 
@@ -151,17 +151,6 @@ def _input(path: Path, place: Path, *, named: bool) -> Input:
         elif os.path.islink(path) and not os.path.exists(path):  # noqa: PTH110, PTH114
             reason = f"{path} is a link that leads nowhere"
         return Input(path, place, named, None, reason)
-
-
-def standard_input() -> BinaryIO:
-    """Standard input, for bytes.
-
-    Raises:
-        InputError: it is closed.
-    """
-    if sys.stdin is None:
-        raise InputError("standard input is closed")
-    return sys.stdin.buffer
 
 
 def read_list(stream: BinaryIO, *, zeros: bool) -> list[str]:

@@ -12,7 +12,6 @@ import math
 import os
 import platform
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +30,7 @@ from irn_cli.evaluate import Failure, Score, Summary, flat, summarise
 from irn_cli.files import atomic_write
 from irn_cli.methods import Method
 from irn_cli.metrics import METRICS, Metric, finite
+from irn_cli.streams import standard_output
 
 Pair = tuple[float, float | None]  # PSNR, dB, and SSIM, on Y
 
@@ -208,12 +208,13 @@ def write_text(file: str, text: str, *, overwrite: bool = False) -> None:
     Bytes of a name that are no UTF-8 are written as JSON does: \udce9.
 
     Raises:
-        OutputError: the file exists already or cannot be written.
+        OutputError: the file exists already or cannot be written, or standard output is closed.
     """
     data = text.encode("utf-8", "backslashreplace")
     if file == "-":
-        sys.stdout.write(data.decode())
-        sys.stdout.flush()
+        output = standard_output()
+        output.write(data.decode())
+        output.flush()
         return
     with atomic_write(file, overwrite=overwrite) as stream:
         stream.write(data)

@@ -838,6 +838,7 @@ def test_a_killed_run_leaves_no_half_file_and_is_resumed(run: Run) -> None:
     [
         ("irn downscale a.png -o -", ">&-", "irn: standard output is closed"),
         ("irn downscale a.png --json", ">&-", "irn: standard output is closed"),
+        ("irn eval --data . --baseline area --json -", ">&-", "irn: standard output is closed"),
         ("irn downscale - -o b.png", "<&-", "-: failed: standard input is closed"),
         ("irn downscale --files-from - -o out/", "<&-", "irn: standard input is closed"),
         ("irn downscale a.png -o -", ">/dev/full", "a.png: failed: No space left on device"),

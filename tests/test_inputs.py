@@ -67,6 +67,7 @@ def test_links_that_lead_nowhere_are_told() -> None:
         "in/x/loop.png": "in/x/loop.png is a link that leads nowhere",
     }
     assert len(found) == 6
+    assert [source.path.name for source in find_pictures(["in/*.png"]) if source.missing] == ["dangling.png"]
     with pytest.raises(InputError, match=r"in/dangling\.png is a link that leads nowhere"):
         find_pictures(["in/dangling.png"])
 

@@ -7,7 +7,6 @@ A runner takes a plan and the work on one picture, and yields what happens until
 import io
 import itertools
 import os
-import sys
 import threading
 import time
 import traceback
@@ -27,10 +26,11 @@ from irn_cli.batch.work import Product, Report, Work
 from irn_cli.device import trim_memory
 from irn_cli.errors import Code, OutputError
 from irn_cli.image import MAX_PIXELS, read, write
-from irn_cli.inputs import STREAM, standard_input
+from irn_cli.inputs import STREAM
 from irn_cli.latent import latent_path
 from irn_cli.picture import Picture
 from irn_cli.rescale import HUGE
+from irn_cli.streams import standard_input, standard_output
 
 SMALL = 1 << 19  # pixels up to which a picture is quicker done by one core than shared by several
 _WRITERS = 4  # a GPU makes pictures faster than one core encodes them
@@ -222,9 +222,7 @@ class _Line:
         if picture.pixels.size // 3 > HUGE:
             trim_memory()
         if target == STREAM:
-            if sys.stdout is None:
-                raise OutputError("standard output is closed")
-            return _Written((target,), write(sys.stdout.buffer, picture))
+            return _Written((target,), write(standard_output().buffer, picture))
         skip = self._outputs.existing == "skip"
         try:
             if skip and os.path.lexists(target):
