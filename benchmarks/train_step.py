@@ -21,8 +21,9 @@ from dataclasses import replace
 
 import torch
 
+from irn_cli.config import IRNConfig
 from irn_cli.device import ieee_float32, resolve_device, resolve_precision, tune_allocator, tune_convolutions
-from irn_cli.model import IRN, IRNConfig, quantise
+from irn_cli.model import IRN, quantise
 from irn_cli.train import losses
 from irn_cli.train.data import Pictures
 from irn_cli.train.recipe import load_recipe

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from irn_cli.config import IRNConfig as IRNConfig
     from irn_cli.errors import IrnError as IrnError
     from irn_cli.image import read as read
     from irn_cli.image import write as write
@@ -16,14 +17,13 @@ if TYPE_CHECKING:
     from irn_cli.latent import read_latent as read_latent
     from irn_cli.latent import write_latent as write_latent
     from irn_cli.model import IRN as IRN
-    from irn_cli.model import IRNConfig as IRNConfig
     from irn_cli.picture import Picture as Picture
     from irn_cli.rescale import Rescaler as Rescaler
     from irn_cli.weights import load_model as load_model
 
 _HOMES = {
     "IRN": "model",
-    "IRNConfig": "model",
+    "IRNConfig": "config",
     "IrnError": "errors",
     "Latent": "latent",
     "Picture": "picture",

@@ -85,16 +85,21 @@ def _flushed(status: int) -> int:
 def _print_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if not wanted:
         return
-    import torch
+    from importlib.metadata import version
 
-    from irn_cli import __version__
-    from irn_cli.device import resolve_device, resolve_precision
+    from irn_cli.processor import multiplies_bfloat16
     from irn_cli.weights import list_weights
 
-    device = resolve_device("auto")
+    torch = version("torch")
+    device, precision = "cpu", "bf16" if multiplies_bfloat16() else "fp32"
+    if not torch.endswith("+cpu"):  # only such a torch itself can tell whether there is a GPU
+        from irn_cli.device import resolve_device, resolve_precision
+
+        device = str(found := resolve_device("auto"))
+        precision = resolve_precision("auto", found)
     names = ", ".join(f"{info.name} (revision {info.revision})" for info in list_weights()) or "none"
-    click.echo(f"irn {__version__}")
-    click.echo(f"torch {torch.__version__}, device {device}, precision {resolve_precision('auto', device)}")
+    click.echo(f"irn {version('irn-cli')}")
+    click.echo(f"torch {torch}, device {device}, precision {precision}")
     click.echo(f"weights: {names}")
     context.exit()
 
@@ -346,20 +351,22 @@ def downscale(options: _Downscale) -> int:
       irn downscale photos -o small        # mirrors the tree of photos in small
       irn downscale photo.jpg --refine     # takes longer, restores better
     """
-    _wait_asleep()
     from irn_cli.batch.plan import plan_downscale
-    from irn_cli.batch.work import Downscaler
-    from irn_cli.rescale import Rescaler
-    from irn_cli.weights import DEFAULT_MODELS, load_model
+    from irn_cli.weights import DEFAULT_MODELS, find_weights, load_model, read_info
 
-    inputs = _find(options)
+    inputs = _find(options)  # all that can be said before torch loads, is
     scale = options.scale or (None if options.model else 4)
     if scale and not options.model and scale not in DEFAULT_MODELS:
         raise UsageError(f"no weights for {scale}x are shipped: --model names yours")
-    model = load_model(options.model or DEFAULT_MODELS[scale or 4])
-    scaler = Rescaler(model, options.device, options.precision, options.memory)
-    if scale and scale != scaler.scale:
-        raise UsageError(f"{model.name} makes pictures {scaler.scale} times smaller, not {scale}")
+    source = find_weights(options.model or DEFAULT_MODELS[scale or 4])
+    if source.suffix != ".pth":
+        _require_scale(source.stem, read_info(source).config.scale, scale)
+    _wait_asleep()
+    from irn_cli.batch.work import Downscaler
+    from irn_cli.rescale import Rescaler
+
+    scaler = Rescaler(load_model(source), options.device, options.precision, options.memory)
+    _require_scale(source.stem, scaler.scale, scale)
     plan = plan_downscale(inputs, options.outputs(), scaler.scale, keep_latent=options.keep_latent)
     work = Downscaler(
         scaler=scaler,
@@ -371,6 +378,11 @@ def downscale(options: _Downscale) -> int:
         min_psnr=options.min_psnr,
     )
     return _run(plan, work, options)
+
+
+def _require_scale(name: str, scale: int, wanted: int | None) -> None:
+    if wanted and wanted != scale:
+        raise UsageError(f"{name} makes pictures {scale} times smaller, not {wanted}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -417,10 +429,7 @@ def upscale(options: _Upscale) -> int:
       irn upscale photo_down4.png             # writes photo_up4.png
       irn upscale small -o large --samples 3  # three restorations of each picture
     """
-    _wait_asleep()
     from irn_cli.batch.plan import plan_upscale
-    from irn_cli.batch.work import Upscaler
-    from irn_cli.rescale import Rescaler
     from irn_cli.weights import find_weights, load_model
 
     if options.model:
@@ -429,6 +438,10 @@ def upscale(options: _Upscale) -> int:
     if options.latent and len(inputs) != 1:
         raise UsageError(f"--latent belongs to one picture, but there are {len(inputs)}")
     plan = plan_upscale(inputs, options.outputs(), options.scale, samples=options.samples, spread=options.spread)
+    _wait_asleep()
+    from irn_cli.batch.work import Upscaler
+    from irn_cli.rescale import Rescaler
+
     work = Upscaler(
         load=lambda source: Rescaler(load_model(source), options.device, options.precision, options.memory),
         model=options.model,
@@ -503,6 +516,12 @@ def _run(plan: "Sequence[Job | Outcome]", work: "Work", options: _Batch) -> int:
 _pictures, _methods, _protocol, _results = (_section(title) for title in ("Pictures", "Methods", "Protocol", "Results"))
 
 
+def _require_folders(directories: Sequence[Path]) -> None:
+    for directory in directories:
+        if not directory.is_dir():
+            raise UsageError(f"no folder {directory}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Eval(_Device):
     directories: tuple[Path, ...] = _pictures("--data", type=_PATH, multiple=True, metavar="DIR",
@@ -556,6 +575,7 @@ class _Eval(_Device):
             standard_output()  # now, not after minutes of measuring
         if self.compared and (self.directories or self.page or self.json_file or self.csv_file):
             raise click.UsageError("--compare reads two results of --json; it measures and writes nothing")
+        _require_folders(self.directories)
 
 
 @_command(irn, _Eval, "eval")
@@ -771,6 +791,7 @@ class _Train(_Device):
             raise UsageError("--resume needs a run: name its directory")
         if self.anneal and self.time_limit:
             raise UsageError("--anneal is a time limit of its own: leave out --time-limit")
+        _require_folders((*self.data, self.validation) if self.validation else self.data)
 
     def resume_from(self) -> Path | None:
         return self.run if self.resume == "" else Path(self.resume) if self.resume else None

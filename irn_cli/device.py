@@ -9,12 +9,12 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Literal
 
 import torch
 
 from irn_cli.errors import DeviceError, UsageError
+from irn_cli.processor import multiplies_bfloat16
 
 Precision = Literal["fp32", "bf16"]
 
@@ -63,11 +63,7 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
 def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere brought it; emulation does not count
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False  # not Linux: no way to know, and float32 is right everywhere
-    return re.search(r"^flags\s*:.*\b(avx512_bf16|amx_bf16)\b", flags, re.MULTILINE) is not None
+    return multiplies_bfloat16()
 
 
 def parse_memory(text: str) -> int:

@@ -6,42 +6,15 @@ for the sizes. Layer names follow the authors' checkpoints (`operations.N.F.conv
 There is no clamping, no rounding and no I/O in this module. `engine.py` computes the same function in bounded memory.
 """
 
-import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from irn_cli.config import IRNConfig
+
 SLOPE = 0.2  # of a dense block's LeakyReLU below 0
-
-
-@dataclass(frozen=True)
-class IRNConfig:
-    """The shape of a network: everything that is needed to rebuild it before its weights are loaded."""
-
-    blocks: tuple[int, ...] = (8, 8)  # InvBlocks in each downscaling module; each module halves the size
-    growth: int = 32  # channels that each convolution of a dense block adds
-    clamp: float = 1.0  # c: the coupling's log-scale s lies in (-c, c)
-
-    def __post_init__(self) -> None:
-        if not all(type(count) is int for count in (*self.blocks, self.growth)):
-            raise ValueError(f"blocks and growth must be whole numbers, not {self.blocks} and {self.growth}")
-        if not 1 <= len(self.blocks) <= 3 or min(self.blocks) < 1:
-            raise ValueError(f"blocks must be 1 to 3 counts of at least 1 (scales 2, 4, 8), not {self.blocks}")
-        if self.growth < 1 or not math.isfinite(self.clamp) or self.clamp <= 0:
-            raise ValueError(f"growth and clamp must be positive, not {self.growth} and {self.clamp}")
-
-    @property
-    def scale(self) -> int:
-        """How many times smaller each side becomes: 2, 4 or 8."""
-        return int(2 ** len(self.blocks))
-
-    @property
-    def latent_channels(self) -> int:
-        """Channels of z at the small size: 9 at 2x, 45 at 4x, 189 at 8x."""
-        return 3 * self.scale**2 - 3
 
 
 class LowHigh(NamedTuple):

@@ -3,6 +3,8 @@
 A weights file is safetensors: the tensors of `IRN.state_dict()` (float16 as shipped) and a header of text fields, the
 most important being the configuration that rebuilds the network. Its identity is a hash over the tensors' values, not
 over the file, so that a header can be edited without changing what small pictures depend on.
+
+What headers say is read without torch, which takes a second to load.
 """
 
 import hashlib
@@ -11,14 +13,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from irn_cli.config import IRNConfig
 from irn_cli.errors import UsageError, WeightsError
 from irn_cli.locations import weights_directories
-from irn_cli.model import IRN, IRNConfig
 from irn_cli.tensors import Format, read_state_dict
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from irn_cli.model import IRN
 
 DEFAULT_MODELS = {2: "irn-x2", 4: "irn-x4"}  # what is used where only a scale is given
 _FORMAT = Format("irn-1", "a weights file of irn", ("config", "revision", "hash"), WeightsError)
@@ -38,7 +44,7 @@ class WeightsInfo:
     notes: Mapping[str, str]  # free text: recipe, data, steps, hardware, scores, licence
 
 
-def load_model(source: str | os.PathLike[str]) -> IRN:
+def load_model(source: str | os.PathLike[str]) -> "IRN":
     """Load a network, ready for use: on the CPU, in float32, in eval mode, its tensors verified.
 
     Args:
@@ -48,6 +54,8 @@ def load_model(source: str | os.PathLike[str]) -> IRN:
         UsageError: nothing is found under that name or path.
         WeightsError: the file is damaged or holds something else.
     """
+    import torch
+
     path = find_weights(source)
     if path.suffix == ".pth":
         state = read_official(path)
@@ -64,10 +72,10 @@ def load_model(source: str | os.PathLike[str]) -> IRN:
 
 def save_model(
     path: str | os.PathLike[str],
-    model: IRN,
+    model: "IRN",
     *,
     notes: Mapping[str, str] | None = None,
-    dtype: torch.dtype = torch.float16,
+    dtype: "torch.dtype | None" = None,
     overwrite: bool = False,
 ) -> None:
     """Write a network as a weights file, atomically; the stored revision is `model.revision`.
@@ -76,13 +84,17 @@ def save_model(
         path: the `.safetensors` file to make.
         model: the network; its parameters are rounded to `dtype`, once, and stay as they are in memory.
         notes: text fields for the header (recipe, data, scores ...).
-        dtype: how the tensors are stored, float16 or float32; float16 costs about 0.0001 dB and halves the file.
+        dtype: how the tensors are stored, float32 or (where None) float16, which costs about 0.0001 dB and halves the
+            file.
         overwrite: replace an existing file.
 
     Raises:
         OutputError: the file exists already or cannot be written.
         ValueError: a note bears the name of one of the format's own fields.
     """
+    import torch
+
+    dtype = dtype or torch.float16
     if clash := set(_OWN_FIELDS) & set(notes or {}):
         raise ValueError(f"these header fields are the format's own: {sorted(clash)}")
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
@@ -126,11 +138,13 @@ def _info(path: Path, header: Mapping[str, str]) -> WeightsInfo:
         raise WeightsError(f"{path} has a damaged header: {error}") from error
 
 
-def weights_hash(tensors: Mapping[str, Tensor]) -> str:
+def weights_hash(tensors: "Mapping[str, Tensor]") -> str:
     """SHA-256 (hexadecimal) over the tensors, sorted by name: each one's name, shape, and float32 values.
 
     float16 tensors hash like their float32 copies, so a loaded network has the hash of the file it came from.
     """
+    import torch
+
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().to("cpu", torch.float32).contiguous()
@@ -190,13 +204,15 @@ def import_official(source: Path, target: Path, *, overwrite: bool = False) -> N
     """
     if target.suffix != ".safetensors":
         raise UsageError(f"cannot write weights to {target}: expected a name that ends in .safetensors")
+    import torch
+
     state = read_official(source)
     model = _build(source, infer_config(state, source), state, revision="0")
     dtype = torch.float16 if all(tensor.dtype == torch.float16 for tensor in state.values()) else torch.float32
     save_model(target, model, notes={"imported": source.name}, dtype=dtype, overwrite=overwrite)
 
 
-def read_official(path: Path) -> dict[str, Tensor]:
+def read_official(path: Path) -> "dict[str, Tensor]":
     """Read a checkpoint of the authors' code, without ever running what a pickle might carry.
 
     Args:
@@ -212,7 +228,7 @@ def read_official(path: Path) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if not name.endswith("haar_weights")}
 
 
-def infer_config(state: Mapping[str, Tensor], path: Path) -> IRNConfig:
+def infer_config(state: "Mapping[str, Tensor]", path: Path) -> IRNConfig:
     """Recover a network's configuration from its tensors' names and shapes.
 
     `operations.N` counts Haar transforms and blocks alike; the gaps in N are the Haar transforms.
@@ -236,8 +252,12 @@ def infer_config(state: Mapping[str, Tensor], path: Path) -> IRNConfig:
         raise WeightsError(f"{path} is not an IRN checkpoint: expected tensors operations.N.F.conv1 ...") from error
 
 
-def _build(path: Path, config: IRNConfig, state: Mapping[str, Tensor], revision: str) -> IRN:
+def _build(path: Path, config: IRNConfig, state: "Mapping[str, Tensor]", revision: str) -> "IRN":
     """Make the network and fill it; every tensor must be there, fit, and be finite."""
+    import torch
+
+    from irn_cli.model import IRN
+
     # The initial values drawn here are thrown away. On the meta device none would be drawn, but entering it makes torch
     # import its compiler: a second, where drawing takes a seventh of one.
     with torch.random.fork_rng(devices=[]):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from irn_cli.model import IRN, IRNConfig
+from irn_cli.config import IRNConfig
+from irn_cli.model import IRN
 
 ROOT = Path(__file__).parents[1]
 PHOTOS = ROOT / "examples" / "photos"

@@ -56,6 +56,37 @@ assert "torch" not in sys.modules, "torch"
     assert fresh_python(code) == ""
 
 
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("--version", 0),
+        ("weights list", 0),
+        ("weights show irn-x4", 0),
+        ("downscale nothing.jpg", 1),
+        ("downscale README.md -m nothing", 2),
+        ("downscale README.md -s 4 -m irn-x2", 2),
+        ("downscale README.md -s 3", 2),
+        ("upscale nothing.png", 1),
+        ("upscale README.md -m nothing", 2),
+        ("eval --data nothing", 2),
+        ("train --data nothing", 2),
+    ],
+)
+def test_what_can_be_said_without_torch_does_not_wait_for_it(line: str, status: int) -> None:
+    code = f"""
+import sys, irn_cli.cli
+from importlib import metadata
+torch, metadata.version = metadata.version, lambda name: "9+cpu" if name == "torch" else torch(name)
+sys.argv = ["irn", *{line.split()}]
+try:
+    irn_cli.cli.main()
+except SystemExit as ended:
+    assert ended.code == {status}, ended.code
+print([name for name in sys.modules if name.split(".")[0] == "torch"])
+"""
+    assert fresh_python(code).splitlines()[-1] == "[]"
+
+
 def test_importing_everything_changes_no_setting() -> None:
     names = [
         "irn_cli." + ".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in modules() if p.stem != "__main__"

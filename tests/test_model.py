@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
 
-from irn_cli.model import IRN, DenseBlock, Haar, InvBlock, IRNConfig, quantise
+from irn_cli.config import IRNConfig
+from irn_cli.model import IRN, DenseBlock, Haar, InvBlock, quantise
 from irn_cli.weights import load_model
 from tests.helpers import SHARED, needs_shared
 

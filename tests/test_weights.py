@@ -10,8 +10,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from irn_cli.config import IRNConfig
 from irn_cli.errors import OutputError, UsageError, WeightsError
-from irn_cli.model import IRN, IRNConfig
+from irn_cli.model import IRN
 from irn_cli.weights import (
     find_by_hash,
     find_weights,

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from irn_cli.config import IRNConfig
 from irn_cli.errors import InputError, UsageError
-from irn_cli.model import IRNConfig
 from irn_cli.tensors import Format
 from irn_cli.train.recipe import Recipe, recipe_from
 

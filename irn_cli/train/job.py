@@ -12,11 +12,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from irn_cli.config import IRNConfig
 from irn_cli.dataset import DataSet, find_data_set, load
 from irn_cli.device import parse_memory, physical_memory, resolve_device, resolve_precision
 from irn_cli.errors import InputError, IrnError, OutputError, UsageError
 from irn_cli.files import atomic_write, require_writable
-from irn_cli.model import IRN, IRNConfig
+from irn_cli.model import IRN
 from irn_cli.train import checkpoint as checkpoints
 from irn_cli.train import request as requests
 from irn_cli.train.checkpoint import Checkpoint, load_checkpoint
