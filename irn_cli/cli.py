@@ -12,7 +12,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial, wraps
 from inspect import get_annotations
 from pathlib import Path
@@ -25,12 +25,14 @@ from irn_cli.errors import Code, InputError, UsageError, explain, one_line
 from irn_cli.streams import standard_input, standard_output
 
 if TYPE_CHECKING:
+    from irn_cli.batch.line import Events
     from irn_cli.batch.plan import Existing, Job, Outcome, Outputs
     from irn_cli.batch.work import Work
     from irn_cli.dataset import DataSet
     from irn_cli.inputs import Input
     from irn_cli.methods import Method
     from irn_cli.report import Results
+    from irn_cli.train.request import Request
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 _NAME = click.Path(readable=False)  # lets names of files be completed; what is wrong with one, its reader tells
@@ -87,19 +89,18 @@ def _print_version(context: click.Context, _parameter: click.Parameter, wanted: 
         return
     from importlib.metadata import version
 
-    from irn_cli.processor import multiplies_bfloat16
+    from irn_cli.hardware import may_have_gpu, multiplies_bfloat16
     from irn_cli.weights import list_weights
 
-    torch = version("torch")
     device, precision = "cpu", "bf16" if multiplies_bfloat16() else "fp32"
-    if not torch.endswith("+cpu"):  # only such a torch itself can tell whether there is a GPU
+    if may_have_gpu():
         from irn_cli.device import resolve_device, resolve_precision
 
         device = str(found := resolve_device("auto"))
         precision = resolve_precision("auto", found)
     names = ", ".join(f"{info.name} (revision {info.revision})" for info in list_weights()) or "none"
     click.echo(f"irn {version('irn-cli')}")
-    click.echo(f"torch {torch}, device {device}, precision {precision}")
+    click.echo(f"torch {version('torch')}, device {device}, precision {precision}")
     click.echo(f"weights: {names}")
     context.exit()
 
@@ -251,6 +252,13 @@ class _Device:
     threads: int | None = _network("--threads", type=click.IntRange(1), metavar="N", show_default="one per core",
         help="Threads to compute with on the CPU.")  # fmt: skip
 
+    def __post_init__(self) -> None:
+        from irn_cli.hardware import check_device, parse_memory
+
+        check_device(self.device)  # now, not after the second that torch takes to load
+        if self.memory:
+            parse_memory(self.memory)
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Batch(_Device):
@@ -275,6 +283,7 @@ class _Batch(_Device):
     quiet: bool = _messages("-q", "--quiet", is_flag=True, help="Show only warnings and failures.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.sources and not self.files_from:
             raise click.UsageError("Missing argument 'SRC...'.")
         if "-" in self.sources and self.files_from == "-":
@@ -352,37 +361,32 @@ def downscale(options: _Downscale) -> int:
       irn downscale photo.jpg --refine     # takes longer, restores better
     """
     from irn_cli.batch.plan import plan_downscale
-    from irn_cli.weights import DEFAULT_MODELS, find_weights, load_model, read_info
+    from irn_cli.weights import DEFAULT_MODELS, find_weights, load_model, read_scale
 
-    inputs = _find(options)  # all that can be said before torch loads, is
-    scale = options.scale or (None if options.model else 4)
-    if scale and not options.model and scale not in DEFAULT_MODELS:
-        raise UsageError(f"no weights for {scale}x are shipped: --model names yours")
-    source = find_weights(options.model or DEFAULT_MODELS[scale or 4])
-    if source.suffix != ".pth":
-        _require_scale(source.stem, read_info(source).config.scale, scale)
-    _wait_asleep()
-    from irn_cli.batch.work import Downscaler
-    from irn_cli.rescale import Rescaler
+    inputs = _find(options)
+    if options.scale and not options.model and options.scale not in DEFAULT_MODELS:
+        raise UsageError(f"no weights for {options.scale}x are shipped: --model names yours")
+    source = find_weights(options.model or DEFAULT_MODELS[options.scale or 4])
+    scale = read_scale(source)
+    if options.scale not in (None, scale):
+        raise UsageError(f"{source.stem} makes pictures {scale} times smaller, not {options.scale}")
+    plan = plan_downscale(inputs, options.outputs(), scale, keep_latent=options.keep_latent)
 
-    scaler = Rescaler(load_model(source), options.device, options.precision, options.memory)
-    _require_scale(source.stem, scaler.scale, scale)
-    plan = plan_downscale(inputs, options.outputs(), scaler.scale, keep_latent=options.keep_latent)
-    work = Downscaler(
-        scaler=scaler,
-        keep_latent=options.keep_latent,
-        on_artifact=options.on_artifact,
-        border=options.border,
-        refine=options.refine,
-        verify=options.verify,
-        min_psnr=options.min_psnr,
-    )
+    def work() -> "Work":
+        from irn_cli.batch.work import Downscaler
+        from irn_cli.rescale import Rescaler
+
+        return Downscaler(
+            scaler=Rescaler(load_model(source), options.device, options.precision, options.memory),
+            keep_latent=options.keep_latent,
+            on_artifact=options.on_artifact,
+            border=options.border,
+            refine=options.refine,
+            verify=options.verify,
+            min_psnr=options.min_psnr,
+        )
+
     return _run(plan, work, options)
-
-
-def _require_scale(name: str, scale: int, wanted: int | None) -> None:
-    if wanted and wanted != scale:
-        raise UsageError(f"{name} makes pictures {scale} times smaller, not {wanted}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -438,22 +442,24 @@ def upscale(options: _Upscale) -> int:
     if options.latent and len(inputs) != 1:
         raise UsageError(f"--latent belongs to one picture, but there are {len(inputs)}")
     plan = plan_upscale(inputs, options.outputs(), options.scale, samples=options.samples, spread=options.spread)
-    _wait_asleep()
-    from irn_cli.batch.work import Upscaler
-    from irn_cli.rescale import Rescaler
 
-    work = Upscaler(
-        load=lambda source: Rescaler(load_model(source), options.device, options.precision, options.memory),
-        model=options.model,
-        scale=options.scale,
-        size=options.size,
-        samples=options.samples,
-        seed=options.seed or 0,
-        temperature=1.0 if options.temperature is None else options.temperature,
-        latent=options.latent,
-        draw=options.draw,
-        spread=options.spread,
-    )
+    def work() -> "Work":
+        from irn_cli.batch.work import Upscaler
+        from irn_cli.rescale import Rescaler
+
+        return Upscaler(
+            load=lambda source: Rescaler(load_model(source), options.device, options.precision, options.memory),
+            model=options.model,
+            scale=options.scale,
+            size=options.size,
+            samples=options.samples,
+            seed=options.seed or 0,
+            temperature=1.0 if options.temperature is None else options.temperature,
+            latent=options.latent,
+            draw=options.draw,
+            spread=options.spread,
+        )
+
     return _run(plan, work, options)
 
 
@@ -483,32 +489,44 @@ def _find(options: _Batch) -> "list[Input]":
     return find_pictures(options.sources, listed)
 
 
-def _run(plan: "Sequence[Job | Outcome]", work: "Work", options: _Batch) -> int:
-    """Work through a plan and show it; the exit status."""
+def _run(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: _Batch) -> int:
+    """Work through a plan and show it; the exit status. Torch is loaded only where there is something left to do."""
+    from irn_cli.batch.plan import Outcome, decided, share
+    from irn_cli.batch.progress import follow
+    from irn_cli.inputs import parse_shard
+
+    if options.shard:
+        plan = share(plan, *parse_shard(options.shard, os.environ))
+    clear: list[Outcome] = []
+    for item in plan:
+        if not isinstance(outcome := decided(item, options.outputs()), Outcome):
+            break
+        clear.append(outcome)
+    events = _events(plan, work, options) if len(clear) < len(plan) else (outcome for outcome in clear)
+    return follow(events, len(plan), quiet=options.quiet, as_json=options.as_json, debug=_debugging())
+
+
+def _events(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: _Batch) -> "Events":
+    """What happens while a plan is worked through."""
+    _wait_asleep()
     import torch
 
     from irn_cli.batch.line import run
-    from irn_cli.batch.plan import share
-    from irn_cli.batch.progress import follow
     from irn_cli.device import resolve_device, tune_allocator
-    from irn_cli.inputs import parse_shard
     from irn_cli.threads import set_threads
 
     set_threads(options.threads)
-    if options.shard:
-        plan = share(plan, *parse_shard(options.shard, os.environ))
+    tune_allocator()
     # Small pictures have a core each; a GPU is one, and --memory is said of one picture's network.
     several = not options.memory and resolve_device(options.device).type == "cpu"
-    tune_allocator()
-    events = run(
+    return run(
         plan,
-        work,
+        work(),
         options.outputs(),
         strip=options.strip,
         max_pixels=options.max_pixels,
         at_once=torch.get_num_threads() if several else 1,
     )
-    return follow(events, len(plan), quiet=options.quiet, as_json=options.as_json, debug=_debugging())
 
 
 # Measuring, weights and training --------------------------------------------------------------------------------------
@@ -520,6 +538,13 @@ def _require_folders(directories: Sequence[Path]) -> None:
     for directory in directories:
         if not directory.is_dir():
             raise UsageError(f"no folder {directory}")
+
+
+def _require_weights(sources: Sequence[str]) -> None:
+    from irn_cli.weights import find_weights
+
+    for source in sources:
+        find_weights(source)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -567,6 +592,7 @@ class _Eval(_Device):
         help="Measure nothing: show what changed from one --json to another, with 95 % intervals.")  # fmt: skip
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.directories and not self.compared:
             raise click.UsageError("Missing option '--data'.")
         if self.json_file == self.csv_file == "-":
@@ -576,6 +602,7 @@ class _Eval(_Device):
         if self.compared and (self.directories or self.page or self.json_file or self.csv_file):
             raise click.UsageError("--compare reads two results of --json; it measures and writes nothing")
         _require_folders(self.directories)
+        _require_weights(self.models)
 
 
 @_command(irn, _Eval, "eval")
@@ -596,19 +623,20 @@ def eval_(options: _Eval) -> int:
 
         changes.show(changes.compare(*map(changes.read_results, options.compared)))
         return 0
+    from irn_cli.files import require_writable
+
+    for path in (options.page, options.json_file, options.csv_file):
+        if path and path != "-":
+            require_writable(path, overwrite=options.force)  # now, not after minutes of measuring
     _wait_asleep()
     from irn_cli import report
     from irn_cli.dataset import find_data_sets
     from irn_cli.device import tune_allocator
     from irn_cli.evaluate import evaluate
-    from irn_cli.files import require_writable
     from irn_cli.methods import load_methods
     from irn_cli.perceptual import load_metric
     from irn_cli.threads import set_threads
 
-    for path in (options.page, options.json_file, options.csv_file):
-        if path and path != "-":
-            require_writable(path, overwrite=options.force)  # now, not after minutes of measuring
     datasets = find_data_sets(options.directories, include_own=options.include_own)
     for remark in filter(None, (dataset.remark for dataset in datasets)):
         click.echo(f"irn: {remark}", err=True)
@@ -787,14 +815,41 @@ class _Train(_Device):
     )  # fmt: skip
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.resume == "" and self.run is None:
             raise UsageError("--resume needs a run: name its directory")
         if self.anneal and self.time_limit:
             raise UsageError("--anneal is a time limit of its own: leave out --time-limit")
         _require_folders((*self.data, self.validation) if self.validation else self.data)
 
-    def resume_from(self) -> Path | None:
-        return self.run if self.resume == "" else Path(self.resume) if self.resume else None
+    def request(self) -> "Request":
+        """What is asked for, with what a run to continue remembers; what cannot be, as far as torch is not needed."""
+        from irn_cli.train.recipe import read_config
+        from irn_cli.train.request import Request, parse_duration
+
+        _require_weights([self.init] if self.init else [])
+        if self.config:
+            read_config(self.config)
+        return Request(
+            data=self.data,
+            validation=self.validation,
+            include_own=self.include_own,
+            recipe=self.recipe,
+            config=self.config,
+            overrides={name: getattr(self, name) for name in ("scale", "iterations", "batch", "patch", "lr", "seed")},
+            run=self.run,
+            init=self.init,
+            resume=self.run if self.resume == "" else Path(self.resume) if self.resume else None,
+            anneal=parse_duration(self.anneal) if self.anneal else None,
+            force=self.force,
+            time_limit=parse_duration(self.time_limit) if self.time_limit else None,
+            stop_after=self.stop_after,
+            vgg=self.vgg,
+            vgg_input=self.vgg_input,
+            device=self.device,
+            precision=self.precision,
+            memory=self.memory,
+        ).repeated()
 
 
 @_command(irn, _Train)
@@ -814,11 +869,11 @@ def train(options: _Train) -> int:
     from irn_cli.threads import Cores, set_threads
 
     cores = Cores()  # before torch loads, which takes long enough to see what other programs do
+    request = options.request()
     from irn_cli.device import tune_allocator, tune_convolutions
     from irn_cli.train.job import prepare, processes
     from irn_cli.train.monitor import RunConsole, stopping, watch
     from irn_cli.train.recipe import recipe_toml
-    from irn_cli.train.request import Request, parse_duration
     from irn_cli.train.trainer import train
 
     if (remark := set_threads(options.threads, cores)) and not options.quiet:
@@ -826,29 +881,7 @@ def train(options: _Train) -> int:
     tune_allocator()
     tune_convolutions(options.precision)
     with processes(options.device) as device:
-        request = Request(
-            data=options.data,
-            validation=options.validation,
-            include_own=options.include_own,
-            recipe=options.recipe,
-            config=options.config,
-            overrides={
-                name: getattr(options, name) for name in ("scale", "iterations", "batch", "patch", "lr", "seed")
-            },
-            run=options.run,
-            init=options.init,
-            resume=options.resume_from(),
-            anneal=parse_duration(options.anneal) if options.anneal else None,
-            force=options.force,
-            time_limit=parse_duration(options.time_limit) if options.time_limit else None,
-            stop_after=options.stop_after,
-            vgg=options.vgg,
-            vgg_input=options.vgg_input,
-            device=device,
-            precision=options.precision,
-            memory=options.memory,
-        )
-        job = prepare(request)
+        job = prepare(replace(request, device=device))
         for line in (*(() if options.quiet else job.facts), *job.remarks) if job.step.process == 0 else ():
             click.echo(f"irn: {line}", err=True)
         if options.dry_run:

@@ -1,11 +1,10 @@
-"""Where the network runs, in what precision, within how much memory; and the allocator's tuning.
+"""Where the network runs and in what precision; and the tuning of allocator and convolutions.
 
 Nothing here acts on import. Commands call `tune_allocator`; libraries that use ours keep their own settings.
 """
 
 import ctypes
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,11 +13,9 @@ from typing import Literal
 import torch
 
 from irn_cli.errors import DeviceError, UsageError
-from irn_cli.processor import multiplies_bfloat16
+from irn_cli.hardware import check_device, multiplies_bfloat16
 
 Precision = Literal["fp32", "bf16"]
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -30,10 +27,9 @@ def resolve_device(name: str) -> torch.device:
         UsageError: the name is none of these.
         DeviceError: no such device, or torch was built without CUDA.
     """
+    check_device(name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise UsageError(f"unknown device {name!r}: expected auto, cpu, cuda or cuda:N")
     device = torch.device(name)
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -64,26 +60,6 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere brought it; emulation does not count
     return multiplies_bfloat16()
-
-
-def parse_memory(text: str) -> int:
-    """Turn `2GB`, `500 MB`, `1.5GiB` or plain bytes into a number of bytes.
-
-    Raises:
-        UsageError: the text is no size.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
-    if not match or match[2] not in _UNITS:
-        raise UsageError(f"{text!r} is no memory size: expected something like 2GB or 500MB")
-    return int(float(match[1]) * _UNITS[match[2]])
-
-
-def physical_memory() -> int:
-    """Bytes of memory that this machine has; 4 GB where it does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return 4 * 10**9
 
 
 @contextmanager

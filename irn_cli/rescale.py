@@ -18,10 +18,11 @@ from irn_cli.alpha import enlarge_alpha, fill_hidden, shrink_alpha
 from irn_cli.artifact import THRESHOLD, artifact_mask, find_artifact
 from irn_cli.border import LEAST, Border, Kind
 from irn_cli.colour import ColourDifference, colour_difference
-from irn_cli.device import Precision, parse_memory, resolve_device, resolve_precision, trim_memory
+from irn_cli.device import Precision, resolve_device, resolve_precision, trim_memory
 from irn_cli.engine import Engine, Progress
 from irn_cli.errors import Code, InputError
 from irn_cli.gradient import Gradient
+from irn_cli.hardware import parse_memory
 from irn_cli.latent import Latent
 from irn_cli.metrics import Psnr
 from irn_cli.model import IRN

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from irn_cli.device import ieee_float32, parse_memory, physical_memory, resolve_device
+from irn_cli.device import ieee_float32, resolve_device
 from irn_cli.errors import DeviceError, InputError, UsageError
+from irn_cli.hardware import parse_memory, physical_memory
 
 _OVERLAP = 32  # small pixels that a tile sees beyond its own, to each side
 _PROBE = 64  # side of the picture on which a network's need of memory is measured, small pixels

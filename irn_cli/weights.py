@@ -120,6 +120,16 @@ def read_info(path: str | os.PathLike[str]) -> WeightsInfo:
     return _info(path, _FORMAT.read_header(path))
 
 
+def read_scale(path: Path) -> int:
+    """Tell how many times smaller the network of a weights file makes pictures: 2, 4 or 8.
+
+    Raises:
+        WeightsError: as `read_info`, or `infer_config` for an official checkpoint.
+    """
+    config = infer_config(read_official(path), path) if path.suffix == ".pth" else read_info(path).config
+    return config.scale
+
+
 def _info(path: Path, header: Mapping[str, str]) -> WeightsInfo:
     try:
         config = json.loads(header["config"])

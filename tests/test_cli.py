@@ -19,7 +19,7 @@ from irn_cli.errors import UsageError, WeightsError
 from irn_cli.model import IRN
 from irn_cli.train.recipe import recipe_names
 from irn_cli.weights import load_model, read_info, save_model
-from tests.helpers import make_tiny_model, photo_like
+from tests.helpers import PHOTOS, make_tiny_model, photo_like
 
 
 def run(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -192,7 +192,9 @@ def test_h_works_everywhere() -> None:
         ("train", None, None),
     ],
 )
-def test_threads_wait_asleep_but_in_training(command: str, given: str | None, expected: str | None) -> None:
+def test_threads_wait_asleep_but_in_training(
+    command: str, given: str | None, expected: str | None, tmp_path: Path
+) -> None:
     code = """
 import os, sys
 class Torch:
@@ -204,8 +206,8 @@ from irn_cli import cli
 cli.main()
 """
     environment = os.environ | ({"OMP_WAIT_POLICY": given} if given else {})
-    arguments = [sys.executable, "-c", code, command, *(["--data", "."] if command == "train" else ["a.png"])]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+    rest = ["--data", "."] if command == "train" else [PHOTOS / "coffee.png", "-o", tmp_path / "a.png"]
+    done = subprocess.run([sys.executable, "-c", code, command, *rest], env=environment, capture_output=True, text=True, check=False)
     assert done.stderr == f"torch loads under {expected}\n"
 
 

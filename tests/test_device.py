@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from irn_cli.device import ieee_float32, parse_memory, resolve_device, resolve_precision, untuned_convolutions
+from irn_cli.device import ieee_float32, resolve_device, resolve_precision, untuned_convolutions
 from irn_cli.errors import DeviceError, UsageError
+from irn_cli.hardware import parse_memory
 
 
 @pytest.mark.parametrize(

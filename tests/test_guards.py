@@ -60,23 +60,37 @@ assert "torch" not in sys.modules, "torch"
     ("line", "status"),
     [
         ("--version", 0),
+        ("downscale", 2),
+        ("downscale --nothing", 2),
         ("weights list", 0),
         ("weights show irn-x4", 0),
         ("downscale nothing.jpg", 1),
         ("downscale README.md -m nothing", 2),
         ("downscale README.md -s 4 -m irn-x2", 2),
         ("downscale README.md -s 3", 2),
+        ("downscale README.md --device nothing", 2),
+        ("downscale README.md --memory nothing", 2),
+        ("downscale README.md --shard 2/1", 2),
+        ("downscale README.md -o nothing.jpg", 2),
+        ("downscale examples/photos -o README.md/x", 1),
         ("upscale nothing.png", 1),
         ("upscale README.md -m nothing", 2),
+        ("upscale examples/photos", 1),
         ("eval --data nothing", 2),
+        ("eval --data examples/photos -m nothing", 2),
+        ("eval --data examples/photos --report README.md", 1),
         ("train --data nothing", 2),
+        ("train --data examples/photos --init nothing", 2),
+        ("train --data examples/photos --config nothing", 1),
+        ("train --data examples/photos --time-limit nothing", 2),
+        ("train --resume nothing", 2),
     ],
 )
 def test_what_can_be_said_without_torch_does_not_wait_for_it(line: str, status: int) -> None:
     code = f"""
 import sys, irn_cli.cli
-from importlib import metadata
-torch, metadata.version = metadata.version, lambda name: "9+cpu" if name == "torch" else torch(name)
+from irn_cli import hardware
+hardware.may_have_gpu = lambda: False  # only torch can tell
 sys.argv = ["irn", *{line.split()}]
 try:
     irn_cli.cli.main()

@@ -5,17 +5,20 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from irn_cli.batch.line import Events, Progressed
 from irn_cli.batch.plan import Outcome
 from irn_cli.errors import one_line
 
+if TYPE_CHECKING:
+    from irn_cli.batch.line import Events, Progressed  # which load torch
 
-def follow(events: Events, total: int, *, quiet: bool = False, as_json: bool = False, debug: bool = False) -> int:
+
+def follow(events: "Events", total: int, *, quiet: bool = False, as_json: bool = False, debug: bool = False) -> int:
     """Show a batch on standard error, or its outcomes as JSON on standard output, until it is done.
 
     Args:
@@ -45,7 +48,7 @@ def follow(events: Events, total: int, *, quiet: bool = False, as_json: bool = F
     return 1 if shown.counts["failed"] else 0
 
 
-def _interrupted(events: Events) -> Iterator[Progressed | Outcome]:
+def _interrupted(events: "Events") -> "Iterator[Progressed | Outcome]":
     """What a runner still has to say when it is interrupted."""
     yield events.throw(KeyboardInterrupt)
     yield from events
@@ -69,14 +72,14 @@ class _Display:
         )
         self._task = self.bar.add_task("", total=total)
 
-    def show(self, events: Iterable[Progressed | Outcome]) -> None:
+    def show(self, events: "Iterable[Progressed | Outcome]") -> None:
         for event in events:
-            if isinstance(event, Progressed):
-                self.progress(event)
-            else:
+            if isinstance(event, Outcome):
                 self.end(event)
+            else:
+                self.progress(event)
 
-    def progress(self, at: Progressed) -> None:
+    def progress(self, at: "Progressed") -> None:
         name = one_line(at.source.name)
         name = name if len(name) <= 32 else f"{name[:15]}…{name[-16:]}"
         description = f"{name} ({at.note})" if at.note else name

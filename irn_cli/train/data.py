@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from irn_cli.device import physical_memory
 from irn_cli.errors import InputError, IrnError
 from irn_cli.files import atomic_write
+from irn_cli.hardware import physical_memory
 from irn_cli.image import read
 
 _KEPT_SECONDS = 30 * 24 * 3600  # how long decoded pictures are kept that no run uses

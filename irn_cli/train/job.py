@@ -14,9 +14,10 @@ import torch.distributed as dist
 
 from irn_cli.config import IRNConfig
 from irn_cli.dataset import DataSet, find_data_set, load
-from irn_cli.device import parse_memory, physical_memory, resolve_device, resolve_precision
+from irn_cli.device import resolve_device, resolve_precision
 from irn_cli.errors import InputError, IrnError, OutputError, UsageError
 from irn_cli.files import atomic_write, require_writable
+from irn_cli.hardware import parse_memory, physical_memory
 from irn_cli.model import IRN
 from irn_cli.train import checkpoint as checkpoints
 from irn_cli.train import request as requests
@@ -111,8 +112,6 @@ def prepare(request: Request) -> TrainingJob:
         WeightsError: weights are damaged.
     """
     request = request.repeated()
-    if not request.data:
-        raise UsageError("nothing to train on: --data names a folder of pictures")
     checkpoint, model, recipe, run = _what_to_train(request)
     require_writable(run / checkpoints.NAME, overwrite=True)  # what follows may take minutes
     device = resolve_device(request.device)

@@ -5,10 +5,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from irn_cli.errors import InputError, UsageError
-from irn_cli.train.losses import VGGInput
+
+if TYPE_CHECKING:
+    from irn_cli.train.losses import VGGInput
 
 NAME = "request.json"  # in the run's directory
 
@@ -31,7 +33,7 @@ class Request:
     time_limit: float | None = None  # seconds of work
     stop_after: int | None = None  # steps
     vgg: Path | None = None
-    vgg_input: VGGInput | None = None
+    vgg_input: "VGGInput | None" = None
     device: str = "auto"
     precision: str = "auto"
     memory: str | None = None
@@ -50,6 +52,7 @@ class Request:
         """The request to continue a run, with what it leaves out as the run had it.
 
         Raises:
+            UsageError: no pictures are named, and none remembered.
             InputError: what the run remembers is damaged.
         """
         before = recall(self.resume) if self.resume else {}
@@ -59,6 +62,8 @@ class Request:
         validation = self.validation or (before.get("validation") and Path(before["validation"]))
         own = self.include_own or bool(before.get("include_own"))
         data = tuple(map(Path, before.get("data", ())))
+        if not data:
+            raise UsageError("nothing to train on: --data names a folder of pictures")
         return replace(self, data=data, validation=validation, include_own=own, vgg=vgg)
 
 

@@ -1,0 +1,55 @@
+"""What this machine has, and what a command line asks of it, as far as that can be said without torch."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from irn_cli.errors import UsageError
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of NVIDIA, of AMD, and in Windows' Linux
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 natively; elsewhere it is emulated, slower and less exact."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False  # not Linux: no way to know, and float32 is right everywhere
+    return re.search(r"^flags\s*:.*\b(avx512_bf16|amx_bf16)\b", flags, re.MULTILINE) is not None
+
+
+def may_have_gpu() -> bool:
+    """Whether there may be a GPU that torch can use: only torch can say that there is."""
+    return not sys.platform.startswith("linux") or any(Path(driver).exists() for driver in _DRIVERS)
+
+
+def check_device(name: str) -> None:
+    """Refuse what is no device's name; whether the device is there, `device.resolve_device` says.
+
+    Raises:
+        UsageError: the name means nothing.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise UsageError(f"unknown device {name!r}: expected auto, cpu, cuda or cuda:N")
+
+
+def parse_memory(text: str) -> int:
+    """Turn `2GB`, `500 MB`, `1.5GiB` or plain bytes into a number of bytes.
+
+    Raises:
+        UsageError: the text is no size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
+    if not match or match[2] not in _UNITS:
+        raise UsageError(f"{text!r} is no memory size: expected something like 2GB or 500MB")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def physical_memory() -> int:
+    """Bytes of memory that this machine has; 4 GB where it does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 4 * 10**9
