@@ -207,7 +207,8 @@ cli.main()
 """
     environment = os.environ | ({"OMP_WAIT_POLICY": given} if given else {})
     rest = ["--data", "."] if command == "train" else [PHOTOS / "coffee.png", "-o", tmp_path / "a.png"]
-    done = subprocess.run([sys.executable, "-c", code, command, *rest], env=environment, capture_output=True, text=True, check=False)
+    arguments = [sys.executable, "-c", code, command, *rest]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
     assert done.stderr == f"torch loads under {expected}\n"
 
 
