@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from irn_cli import Picture, Rescaler, load_model, read
-from irn_cli.evaluate import Baseline, Method, Network
+from irn_cli.evaluation import Baseline, Method, Network
 from irn_cli.metrics import crop_border, luma, psnr
 
 SCALE = 4

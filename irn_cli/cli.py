@@ -632,7 +632,7 @@ def eval_(options: _Eval) -> int:
     from irn_cli import report
     from irn_cli.dataset import find_data_sets
     from irn_cli.device import tune_allocator
-    from irn_cli.evaluate import evaluate
+    from irn_cli.evaluation import evaluate
     from irn_cli.methods import load_methods
     from irn_cli.perceptual import load_metric
     from irn_cli.threads import set_threads

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from irn_cli.artifact import PATCH, find_artifact
 from irn_cli.codec import encode_lossless
 from irn_cli.dataset import DataSet, load
-from irn_cli.evaluate import Score, flat
+from irn_cli.evaluation import Score, flat
 from irn_cli.methods import Method
 from irn_cli.metrics import finite
 from irn_cli.picture import Picture

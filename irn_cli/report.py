@@ -26,7 +26,7 @@ from rich.text import Text
 from irn_cli.dataset import DataSet
 from irn_cli.device import resolve_device, resolve_precision
 from irn_cli.errors import one_line
-from irn_cli.evaluate import Failure, Score, Summary, flat, summarise
+from irn_cli.evaluation import Failure, Score, Summary, flat, summarise
 from irn_cli.files import atomic_write
 from irn_cli.methods import Method
 from irn_cli.metrics import METRICS, Metric, finite

@@ -15,7 +15,7 @@ from PIL import Image
 
 from irn_cli import IRN, Rescaler, load_model
 from irn_cli.dataset import find_data_set
-from irn_cli.evaluate import evaluate
+from irn_cli.evaluation import evaluate
 from irn_cli.methods import Baseline, Network
 from irn_cli.report import follow, protocol, to_json
 from irn_cli.train.recipe import load_recipe, recipe_toml

@@ -12,7 +12,7 @@ from irn_cli import IRN, Rescaler, read
 from irn_cli.codec import CodecName, encode_within
 from irn_cli.dataset import DataSet, Original, find_data_set
 from irn_cli.errors import InputError, UsageError
-from irn_cli.evaluate import Failure, Score, evaluate, flat, summarise
+from irn_cli.evaluation import Failure, Score, evaluate, flat, summarise
 from irn_cli.methods import Baseline, Codec, Network, Small, find_results, load_methods
 from irn_cli.picture import Picture
 from irn_cli.resize import bicubic

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from irn_cli.errors import OutputError
-from irn_cli.evaluate import Summary
+from irn_cli.evaluation import Summary
 from irn_cli.train.monitor import RunConsole, read_log, stopping, watch, write_curve
 from irn_cli.train.recipe import load_recipe
 from irn_cli.train.trainer import Ended, Event, Logged, Preview, Saved, SetBack, Validated

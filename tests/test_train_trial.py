@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from irn_cli.cli import irn
 from irn_cli.dataset import find_data_set
-from irn_cli.evaluate import Score, evaluate
+from irn_cli.evaluation import Score, evaluate
 from irn_cli.methods import Baseline
 from irn_cli.train.monitor import read_log
 from irn_cli.train.recipe import read_config

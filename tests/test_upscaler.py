@@ -18,7 +18,7 @@ from torch import nn
 from irn_cli import upscaler as module
 from irn_cli.dataset import find_data_set
 from irn_cli.errors import DeviceError, InputError, UsageError
-from irn_cli.evaluate import Score, evaluate
+from irn_cli.evaluation import Score, evaluate
 from irn_cli.methods import load_methods
 from irn_cli.upscaler import load_upscaler
 from tests.helpers import need_torchvision, photo_like

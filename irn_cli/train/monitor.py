@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from irn_cli.errors import OutputError
-from irn_cli.evaluate import flat
+from irn_cli.evaluation import flat
 from irn_cli.files import atomic_write
 from irn_cli.image import write
 from irn_cli.metrics import finite

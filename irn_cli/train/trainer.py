@@ -15,7 +15,7 @@ from torch import Tensor
 from irn_cli.dataset import DataSet
 from irn_cli.device import untuned_convolutions
 from irn_cli.errors import DeviceError, InputError, IrnError
-from irn_cli.evaluate import Failure, Score, Summary, evaluate, summarise
+from irn_cli.evaluation import Failure, Score, Summary, evaluate, summarise
 from irn_cli.image import read
 from irn_cli.methods import Network
 from irn_cli.picture import Picture

@@ -17,7 +17,7 @@ from irn_cli.artifact import find_artifact
 from irn_cli.colour import colour_difference
 from irn_cli.dataset import DataSet, Original, find_data_set
 from irn_cli.errors import DeviceError, UsageError
-from irn_cli.evaluate import Failure, Score, evaluate, flat, summarise
+from irn_cli.evaluation import Failure, Score, evaluate, flat, summarise
 from irn_cli.methods import Baseline, Network, Small
 from irn_cli.metrics import METRICS, Metric, crop_border, luma, psnr, ssim
 from irn_cli.picture import Picture
