@@ -368,6 +368,12 @@ window.addEventListener("load", async () => {
   focus.value = "bicubic";
   focus.dispatchEvent(new Event("change"));
   told.heading = texts("#list th:nth-child(2)")[0];
+  const rival = document.getElementById("rival");
+  told.rivals = [...rival.options].map((option) => option.value);
+  rival.value = "tiny";
+  rival.dispatchEvent(new Event("change"));
+  told.against = [column(2), column(3), column(4)];
+  told.note = texts("#list-note")[0];
   told.failed = document.querySelector("#failed").textContent;
   told.rows = document.querySelectorAll("#comparison tbody tr").length;
   told.marks = document.querySelectorAll("#trade path").length;
@@ -444,6 +450,12 @@ def test_the_page_in_a_browser(measured: tuple[Results, list[Method], list[DataS
     assert told["sorted"] == "ascending"
     assert told["names"] == ["</script><script>throw 1<script>.png", "a.png", "b & <i>ü.png"]
     assert told["heading"].startswith("bicubic loses")
+    assert told["rivals"] == ["", "tiny"]
+    lost, tiny, bicubic = ([float(text.replace("\N{MINUS SIGN}", "-")) for text in cells] for cells in told["against"])
+    assert lost == sorted(lost, reverse=True)
+    assert [a - b for a, b in zip(tiny, bicubic, strict=True)] == pytest.approx(lost, abs=0.011)
+    better = sum(a > b for a, b in zip(tiny, bicubic, strict=True))
+    assert told["note"].endswith(f"Better than bicubic: tiny on {better} of 3.")
     assert "broken.png" in told["failed"]
     assert told["rows"] == len(comparison(measured[0])) + 1
     assert told["marks"] == 2 * (3 + 1)  # two methods: three pictures and their mean
