@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from irn_cli.batch.line import Events
     from irn_cli.batch.plan import Existing, Job, Outcome, Outputs
     from irn_cli.batch.work import Work
+    from irn_cli.cluster import Cluster
     from irn_cli.dataset import DataSet
     from irn_cli.inputs import Input
     from irn_cli.methods import Method
@@ -237,6 +238,7 @@ def _command(
 
 
 _inputs, _outputs, _messages = _section("Inputs"), _section("Outputs"), _section("Messages")
+_running = _section("Runner")
 _network, _checks, _latent = _section("Network"), _section("Checks"), _section("Latent")
 
 
@@ -261,7 +263,48 @@ class _Device:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Batch(_Device):
+class _Runner(_Device):
+    """What runs the work: this machine, or a cluster's workers."""
+
+    runner: Literal["local", "ray"] = _running("--runner", type=click.Choice(["local", "ray"]), default="local",
+        help="Run on this machine, or on the workers of a Ray cluster.")  # fmt: skip
+    ray_address: str | None = _running("--ray-address", metavar="HOST:PORT", envvar="RAY_ADDRESS",
+        show_envvar=True, show_default="start Ray here", help="The cluster's head; auto is the one that runs here.",
+    )  # fmt: skip
+    workers: int | None = _running("--workers", type=click.IntRange(1), metavar="N", show_default="as many as fit",
+        help="How many pictures to work on at once, on all machines.")  # fmt: skip
+    cpus_per_worker: float | None = _running("--cpus-per-worker", type=_Finite(0, min_open=True), metavar="N",
+        show_default="2", help="How many threads each worker has.")  # fmt: skip
+    gpus_per_worker: float | None = _running("--gpus-per-worker", type=_Finite(0), metavar="N",
+        show_default="1 where there are any", help="Its share of GPUs; 0.5 puts two workers on each.")  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.runner == "ray" and ":" in self.device:
+            raise UsageError(f"--device {self.device} names one GPU; a cluster gives each worker its own: use cuda")
+        if self.runner == "ray" and self.threads:
+            raise UsageError("--threads is for this machine: --cpus-per-worker says how many each worker has")
+        for name in ("workers", "cpus_per_worker", "gpus_per_worker"):
+            if self.runner == "local" and getattr(self, name) is not None:
+                raise UsageError(f"--{name.replace('_', '-')} needs --runner ray")
+
+    def cluster(self) -> "Cluster | None":
+        """Where workers run; None is in this process."""
+        from irn_cli.cluster import Cluster
+
+        if self.runner == "local":
+            return None
+        gpus = 0.0 if self.device == "cpu" else self.gpus_per_worker
+        return Cluster(
+            address=self.ray_address or None,
+            workers=self.workers,
+            cpus_per_worker=self.cpus_per_worker,
+            gpus_per_worker=gpus,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Batch(_Runner):
     """Options that `downscale` and `upscale` share."""
 
     sources: tuple[str, ...] = _argument(nargs=-1, type=_NAME, metavar="SRC...")
@@ -361,7 +404,7 @@ def downscale(options: _Downscale) -> int:
       irn downscale photo.jpg --refine     # takes longer, restores better
     """
     from irn_cli.batch.plan import plan_downscale
-    from irn_cli.weights import DEFAULT_MODELS, find_weights, load_model, read_scale
+    from irn_cli.weights import DEFAULT_MODELS, find_weights, read_scale
 
     inputs = _find(options)
     if options.scale and not options.model and options.scale not in DEFAULT_MODELS:
@@ -371,22 +414,25 @@ def downscale(options: _Downscale) -> int:
     if options.scale not in (None, scale):
         raise UsageError(f"{source.stem} makes pictures {scale} times smaller, not {options.scale}")
     plan = plan_downscale(inputs, options.outputs(), scale, keep_latent=options.keep_latent)
+    return _run(plan, partial(_downscaler, options), options)
 
-    def work() -> "Work":
-        from irn_cli.batch.work import Downscaler
-        from irn_cli.rescale import Rescaler
 
-        return Downscaler(
-            scaler=Rescaler(load_model(source), options.device, options.precision, options.memory),
-            keep_latent=options.keep_latent,
-            on_artifact=options.on_artifact,
-            border=options.border,
-            refine=options.refine,
-            verify=options.verify,
-            min_psnr=options.min_psnr,
-        )
+def _downscaler(options: _Downscale) -> "Work":
+    """Load what makes pictures small; also called in the workers of a cluster."""
+    from irn_cli.batch.work import Downscaler
+    from irn_cli.rescale import Rescaler
+    from irn_cli.weights import DEFAULT_MODELS, load_model
 
-    return _run(plan, work, options)
+    model = load_model(options.model or DEFAULT_MODELS[options.scale or 4])
+    return Downscaler(
+        scaler=Rescaler(model, options.device, options.precision, options.memory),
+        keep_latent=options.keep_latent,
+        on_artifact=options.on_artifact,
+        border=options.border,
+        refine=options.refine,
+        verify=options.verify,
+        min_psnr=options.min_psnr,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -434,7 +480,7 @@ def upscale(options: _Upscale) -> int:
       irn upscale small -o large --samples 3  # three restorations of each picture
     """
     from irn_cli.batch.plan import plan_upscale
-    from irn_cli.weights import find_weights, load_model
+    from irn_cli.weights import find_weights
 
     if options.model:
         find_weights(options.model)  # once, not for each picture
@@ -442,25 +488,27 @@ def upscale(options: _Upscale) -> int:
     if options.latent and len(inputs) != 1:
         raise UsageError(f"--latent belongs to one picture, but there are {len(inputs)}")
     plan = plan_upscale(inputs, options.outputs(), options.scale, samples=options.samples, spread=options.spread)
+    return _run(plan, partial(_upscaler, options), options)
 
-    def work() -> "Work":
-        from irn_cli.batch.work import Upscaler
-        from irn_cli.rescale import Rescaler
 
-        return Upscaler(
-            load=lambda source: Rescaler(load_model(source), options.device, options.precision, options.memory),
-            model=options.model,
-            scale=options.scale,
-            size=options.size,
-            samples=options.samples,
-            seed=options.seed or 0,
-            temperature=1.0 if options.temperature is None else options.temperature,
-            latent=options.latent,
-            draw=options.draw,
-            spread=options.spread,
-        )
+def _upscaler(options: _Upscale) -> "Work":
+    """Prepare what makes pictures large; also called in the workers of a cluster."""
+    from irn_cli.batch.work import Upscaler
+    from irn_cli.rescale import Rescaler
+    from irn_cli.weights import load_model
 
-    return _run(plan, work, options)
+    return Upscaler(
+        load=lambda source: Rescaler(load_model(source), options.device, options.precision, options.memory),
+        model=options.model,
+        scale=options.scale,
+        size=options.size,
+        samples=options.samples,
+        seed=options.seed or 0,
+        temperature=1.0 if options.temperature is None else options.temperature,
+        latent=options.latent,
+        draw=options.draw,
+        spread=options.spread,
+    )
 
 
 def _wait_asleep() -> None:
@@ -507,26 +555,24 @@ def _run(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: _
 
 
 def _events(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: _Batch) -> "Events":
-    """What happens while a plan is worked through."""
+    """What happens while a plan is worked through, here or on a cluster."""
     _wait_asleep()
     import torch
 
+    from irn_cli.batch.cluster import run_on_cluster
     from irn_cli.batch.line import run
     from irn_cli.device import resolve_device, tune_allocator
     from irn_cli.threads import set_threads
 
+    common: dict[str, Any] = {"strip": options.strip, "max_pixels": options.max_pixels}
+    if cluster := options.cluster():
+        return run_on_cluster(plan, work, options.outputs(), cluster, **common)
     set_threads(options.threads)
     tune_allocator()
     # Small pictures have a core each; a GPU is one, and --memory is said of one picture's network.
     several = not options.memory and resolve_device(options.device).type == "cpu"
-    return run(
-        plan,
-        work(),
-        options.outputs(),
-        strip=options.strip,
-        max_pixels=options.max_pixels,
-        at_once=torch.get_num_threads() if several else 1,
-    )
+    at_once = torch.get_num_threads() if several else 1
+    return run(plan, work(), options.outputs(), at_once=at_once, **common)
 
 
 # Measuring, weights and training --------------------------------------------------------------------------------------
@@ -548,7 +594,7 @@ def _require_weights(sources: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Eval(_Device):
+class _Eval(_Runner):
     directories: tuple[Path, ...] = _pictures("--data", type=_PATH, multiple=True, metavar="DIR",
         help="A folder of pictures, sub-folders included: a data set named after it.  [repeatable]")  # fmt: skip
     include_own: bool = _pictures("--include-own", is_flag=True, help="Measure pictures that irn made too.")
@@ -633,6 +679,7 @@ def eval_(options: _Eval) -> int:
     from irn_cli.dataset import find_data_sets
     from irn_cli.device import tune_allocator
     from irn_cli.evaluation import evaluate
+    from irn_cli.evaluation_cluster import evaluate_on_cluster
     from irn_cli.methods import load_methods
     from irn_cli.perceptual import load_metric
     from irn_cli.threads import set_threads
@@ -643,7 +690,8 @@ def eval_(options: _Eval) -> int:
     set_threads(options.threads)
     tune_allocator()
     placed: dict[str, Any] = {"device": options.device, "precision": options.precision}
-    methods = load_methods(
+    load_all = partial(
+        load_methods,
         options.models,
         options.baselines,
         options.scale,
@@ -653,31 +701,37 @@ def eval_(options: _Eval) -> int:
         memory=options.memory,
         **placed,
     )
+    methods = load_all()
     protocol: dict[str, Any] = {name: getattr(options, name) for name in ("crop", "seed", "temperature", "samples")}
-    protocol["metrics"] = [load_metric(name) for name in dict.fromkeys(options.metrics)]
-    rows = evaluate(methods, datasets, **protocol)
-    results = report.follow(rows, report.protocol(methods, datasets, **protocol, **placed), quiet=options.quiet)
+    names = list(dict.fromkeys(options.metrics))
+    metrics = [load_metric(name) for name in names]
+    if cluster := options.cluster():
+        rows = evaluate_on_cluster(load_all, datasets, cluster, metrics=names, **protocol)
+    else:
+        rows = evaluate(methods, datasets, metrics=metrics, **protocol)
+    told = report.protocol(methods, datasets, metrics=metrics, **protocol, **placed)
+    results = report.follow(rows, told, quiet=options.quiet)
     if not options.quiet:
         report.show(results, stderr="-" in (options.json_file, options.csv_file))
+    _write_results(results, methods, datasets, options)
+    return 1 if results.failures else 0
+
+
+def _write_results(
+    results: "Results", methods: "Sequence[Method]", datasets: "Sequence[DataSet]", options: _Eval
+) -> None:
+    from irn_cli import report
+    from irn_cli.page import render
+
     if options.json_file:
         report.write_text(options.json_file, report.to_json(results), overwrite=options.force)
     if options.csv_file:
         report.write_text(options.csv_file, report.to_csv(results), overwrite=options.force)
     if options.page:
-        _write_page(options.page, results, methods, datasets, options)
-    return 1 if results.failures else 0
-
-
-def _write_page(
-    path: Path, results: "Results", methods: "Sequence[Method]", datasets: "Sequence[DataSet]", options: _Eval
-) -> None:
-    from irn_cli.page import render
-    from irn_cli.report import write_text
-
-    page = render(results, methods, datasets)
-    write_text(str(path), page, overwrite=options.force)
-    if not options.quiet:
-        click.echo(f"irn: wrote {path} ({len(page) / 1e6:.1f} MB)", err=True)
+        page = render(results, methods, datasets)
+        report.write_text(str(options.page), page, overwrite=options.force)
+        if not options.quiet:
+            click.echo(f"irn: wrote {options.page} ({len(page) / 1e6:.1f} MB)", err=True)
 
 
 @irn.group()

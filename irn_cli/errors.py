@@ -31,6 +31,7 @@ class Code(StrEnum):
     UNWRITABLE = "unwritable"  # the result cannot be written: a full disk, no permission, the format's limits
     DEVICE = "device"  # the device is absent or too small
     MEMORY = "out-of-memory"
+    WORKER = "worker-died"  # the worker of a cluster that had it died
     SYSTEM = "system"  # the operating system refused something else
     BUG = "bug"  # an error that irn did not expect: please report it with the traceback that --debug shows
 

@@ -1,6 +1,7 @@
 """What a batch shows while it runs, and the exit status that it ends with."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from irn_cli.batch.line import Events, Progressed
 from irn_cli.batch.plan import Outcome, Result
 from irn_cli.batch.progress import follow
+from irn_cli.cluster import WorkersChanged
 from irn_cli.errors import Code
 from tests.helpers import ROOT
 
@@ -25,7 +27,7 @@ FAILED = Outcome(Path("c.png"), "failed", Code.BUG, "unexpected", traceback="Tra
 SKIPPED = Outcome(Path("d.png"), "skipped", Code.EXISTS, "e.png exists already")
 
 
-def events(*them: Progressed | Outcome, closed: list[bool] | None = None) -> Events:
+def events(*them: Progressed | WorkersChanged | Outcome, closed: list[bool] | None = None) -> Events:
     try:
         yield from them
     finally:
@@ -135,3 +137,16 @@ def test_whoever_shows_a_batch_closes_it() -> None:
     with pytest.raises(TypeError):
         follow(broken(), 2)
     assert closed == [True]
+
+
+def test_the_bar_of_a_cluster_tells_workers_and_their_rate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, as far as rich can tell
+    monkeypatch.setenv("TERM", "xterm")
+    follow(
+        events(WorkersChanged(1), WorkersChanged(2), SKIPPED, DONE, WorkersChanged(1, "no weights there"), FAILED), 3
+    )
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    assert "irn: a worker was given up: no weights there\n" in shown
+    assert re.search(r"1 worker, \d+\.\d files/s .* 3/3", shown)

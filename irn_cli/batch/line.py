@@ -23,6 +23,7 @@ import torch
 
 from irn_cli.batch.plan import Job, Outcome, Outputs, Result, decided, failure
 from irn_cli.batch.work import Product, Report, Work
+from irn_cli.cluster import WorkersChanged
 from irn_cli.device import trim_memory
 from irn_cli.errors import Code, OutputError
 from irn_cli.image import MAX_PIXELS, read, write
@@ -46,7 +47,7 @@ class Progressed:
     note: str = ""  # what else there is to tell
 
 
-Events = Generator[Progressed | Outcome, None, None]  # to be closed by whoever does not want them all
+Events = Generator[Progressed | WorkersChanged | Outcome, None, None]  # to be closed by whoever does not want them all
 
 
 def run(

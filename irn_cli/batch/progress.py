@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from irn_cli.batch.plan import Outcome
+from irn_cli.cluster import WorkersChanged
 from irn_cli.errors import one_line
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def follow(events: "Events", total: int, *, quiet: bool = False, as_json: bool =
     return 1 if shown.counts["failed"] else 0
 
 
-def _interrupted(events: "Events") -> "Iterator[Progressed | Outcome]":
+def _interrupted(events: "Events") -> "Iterator[Progressed | WorkersChanged | Outcome]":
     """What a runner still has to say when it is interrupted."""
     yield events.throw(KeyboardInterrupt)
     yield from events
@@ -71,11 +72,14 @@ class _Display:
             disable=quiet or not self._console.is_terminal,
         )
         self._task = self.bar.add_task("", total=total)
+        self._workers, self._begin = -1, 0.0  # ready ones of a cluster, and since when; -1: there is none
 
-    def show(self, events: "Iterable[Progressed | Outcome]") -> None:
+    def show(self, events: "Iterable[Progressed | WorkersChanged | Outcome]") -> None:
         for event in events:
             if isinstance(event, Outcome):
                 self.end(event)
+            elif isinstance(event, WorkersChanged):
+                self.count_workers(event)
             else:
                 self.progress(event)
 
@@ -85,9 +89,22 @@ class _Display:
         description = f"{name} ({at.note})" if at.note else name
         self.bar.update(self._task, description=description, completed=self.counts.total() + min(at.share, 0.99))
 
+    def count_workers(self, changed: WorkersChanged) -> None:
+        self._workers, self._begin = changed.live, self._begin or time.monotonic()
+        self._describe_workers()
+        if changed.given_up:
+            self._say(f"irn: a worker was given up: {one_line(changed.given_up)}", style="yellow")
+
+    def _describe_workers(self) -> None:
+        rate = (self.counts["done"] + self.counts["failed"]) / max(time.monotonic() - self._begin, 1e-3)
+        workers = f"{self._workers} worker{'s' * (self._workers != 1)}"
+        self.bar.update(self._task, description=f"{workers}, {rate:.1f} files/s")
+
     def end(self, outcome: Outcome) -> None:
         self.counts[outcome.status] += 1
         self.bar.update(self._task, completed=self.counts.total())
+        if self._workers >= 0:
+            self._describe_workers()
         if self._debug and outcome.traceback:
             self._say(outcome.traceback.rstrip())
         if self._as_json:

@@ -1,0 +1,126 @@
+"""A batch on the workers of a Ray cluster: the other runner, whose workers use that of `line` for a picture each."""
+
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from socket import gethostname
+from typing import Any
+
+from irn_cli.batch.line import Events, run
+from irn_cli.batch.plan import Job, Outcome, Outputs, decided
+from irn_cli.batch.work import Work
+from irn_cli.cluster import Cluster, JobFunction, Lost, WorkersChanged, run_jobs
+from irn_cli.device import tune_allocator
+from irn_cli.errors import Code, InputError, OutputError, UsageError
+from irn_cli.image import MAX_PIXELS
+from irn_cli.inputs import STREAM
+
+_SHARED = "inputs and outputs must lie where all nodes see them"
+
+
+def run_on_cluster(
+    plan: Sequence[Job | Outcome],
+    load_work: Callable[[], Work],
+    outputs: Outputs,
+    cluster: Cluster,
+    *,
+    strip: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> Events:
+    """Work on as many pictures at once as there are workers; none stops the others, and neither does a worker's death.
+
+    Closing the generator ends the workers; files that are being written are finished. So does a KeyboardInterrupt, also
+    one thrown into it, which is raised again after the outcomes that are known by then.
+
+    Args:
+        plan: what is to be done, and outcomes that are clear already.
+        load_work: called in each worker, for what to do with each picture; picklable.
+        outputs: what may be overwritten.
+        cluster: where the workers run. All nodes must see inputs and outputs under the same names.
+        strip: leave metadata out.
+        max_pixels: refuse larger pictures.
+
+    Yields:
+        An outcome for each item of the plan, in its order; between them how many workers are ready.
+
+    Raises:
+        UsageError: the plan needs standard input or output, or Ray is not installed.
+        OutputError: the output directory cannot be written.
+        IrnError: no cluster answers, it was lost, or none of its workers can be used.
+    """
+    items = [decided(item, outputs) for item in plan]
+    known = {place: item for place, item in enumerate(items) if isinstance(item, Outcome)}
+    jobs = {place: item for place, item in enumerate(items) if isinstance(item, Job)}
+    if any(STREAM in (job.source, *job.targets) for job in jobs.values()):
+        raise UsageError("workers read and write files: standard input and output need --runner local")
+    places, position = list(jobs), 0  # in the plan: of each job, and of the next outcome to yield
+    with _mark(outputs, list(jobs.values())) as mark:
+        load = partial(_load, load_work, outputs, mark, strip=strip, max_pixels=max_pixels)
+        with closing(run_jobs(cluster, load, list(jobs.values()))) as events:
+            try:
+                for event in events:
+                    if isinstance(event, WorkersChanged):
+                        yield event
+                    else:
+                        place, outcome = places[event[0]], event[1]
+                        known[place] = _lost(jobs[place], outcome) if isinstance(outcome, Lost) else outcome
+                    while position in known:
+                        yield known.pop(position)
+                        position += 1
+            except KeyboardInterrupt:
+                yield from (known[place] for place in sorted(known) if place in jobs)
+                raise
+    yield from (known[place] for place in sorted(known))
+
+
+@contextmanager
+def _mark(outputs: Outputs, jobs: Sequence[Job]) -> Iterator[Path | None]:
+    """Leave a file in the output directory meanwhile, by which a worker knows that it sees the same directory.
+
+    Else one that has a directory of that name on its own disk would write results there, and call them done.
+    """
+    if outputs.output is None or not jobs:  # results go beside the inputs, which a worker must see anyway
+        yield None
+        return
+    directory = Path(outputs.output) if len(jobs) > 1 else jobs[0].targets[0].parent
+    mark = directory / f".irn-{secrets.token_hex(8)}.part"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        mark.touch(exist_ok=False)
+    except OSError as error:
+        raise OutputError(f"cannot write to {directory}: {error.strerror or error}") from error
+    try:
+        yield mark
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def _load(
+    load_work: Callable[[], Work], outputs: Outputs, mark: Path | None, **options: Any
+) -> JobFunction[Job, Outcome]:
+    """Prepare a worker; the options are those of `line.run`."""
+    if mark and not mark.exists():
+        raise InputError(f"node {gethostname()} does not see {mark.parent} as it is here: {_SHARED}")
+    tune_allocator()
+    return partial(_do, load_work(), outputs, options)
+
+
+def _do(work: Work, outputs: Outputs, options: dict[str, Any], job: Job, stopped: Callable[[], bool]) -> Outcome:
+    """Do a job in a worker; where the batch is stopped it ends early."""
+    if not os.path.lexists(job.source):
+        reason = f"node {gethostname()} does not see {job.source}: {_SHARED}"
+        return Outcome(job.source, "failed", Code.MISSING, reason)
+    with closing(run([job], work, outputs, **options)) as events:
+        for event in events:
+            if isinstance(event, Outcome):
+                return event
+            if stopped():
+                break
+    return Outcome(job.source, "failed", Code.WORKER, "the batch was stopped")
+
+
+def _lost(job: Job, lost: Lost) -> Outcome:
+    return Outcome(job.source, "failed", Code.WORKER, lost.reason)

@@ -1,0 +1,167 @@
+"""Jobs run by workers on a Ray cluster, one at a time by each; a worker that dies costs no more than its job.
+
+Ray runs in a process of its own (`ray_driver`), which this one starts, feeds and ends: when the head node is lost Ray
+ends the process that it is in, it writes to standard error as it likes, and it may take its time to leave::
+
+    this process                    ray_driver                      any machine
+    jobs -> run_jobs -> pipe ->     one job to each idle worker ->  worker: an actor that holds what jobs need
+    results          <- pipe <-     results as they come        <-  result
+"""
+
+import importlib.util
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from multiprocessing import Pipe
+from pathlib import Path
+from threading import Thread
+from typing import IO, TYPE_CHECKING, TypeVar
+
+from irn_cli.errors import IrnError, UsageError
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+JobT = TypeVar("JobT")
+ResultT = TypeVar("ResultT")
+# Does one job in a worker. Its second argument says whether the batch has been stopped: it then returns soon, anything.
+JobFunction = Callable[[JobT, Callable[[], bool]], ResultT]
+
+_LEAVE = 3.0  # seconds that the driver has to end its workers and Ray before it is killed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Where workers run, how many, and what each has to itself."""
+
+    address: str | None = None  # of a running cluster; None starts Ray on this machine
+    workers: int | None = None  # None is as many as fit
+    cpus_per_worker: float | None = None  # None is 2, or all of a machine with fewer
+    gpus_per_worker: float | None = None  # None is 1 where the cluster has GPUs, else 0
+
+
+@dataclass(frozen=True)
+class WorkersChanged:
+    """A worker has become ready, has died, or was given up."""
+
+    live: int  # how many are ready now
+    given_up: str = ""  # why one was given up for good
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What a job has instead of a result, above all because its worker died."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the driver is sent first: all that it needs to start workers."""
+
+    cluster: Cluster
+    load: bytes  # pickled: what each worker calls once, for its `JobFunction`
+    directory: str  # the caller's; a worker that can, works in it, so that relative paths mean the same
+    environment: dict[str, str]  # what is set for irn here: where weights lie
+    version: str  # of irn here
+
+
+def run_jobs(
+    cluster: Cluster, load: Callable[[], JobFunction[JobT, ResultT]], jobs: Sequence[JobT]
+) -> Generator[WorkersChanged | tuple[int, ResultT | Lost], None, None]:
+    """Run jobs on a cluster.
+
+    Closing the generator ends the workers, and Ray where it was started here, within 5 seconds.
+
+    Args:
+        cluster: where.
+        load: called once in each worker: loads what jobs need and returns what does one; picklable. An `IrnError` that
+            it raises means that this worker cannot be used.
+        jobs: picklable, as are their results.
+
+    Yields:
+        As they come: each job's number and its result, or why that was lost; and how many workers are ready.
+
+    Raises:
+        UsageError: Ray is not installed.
+        IrnError: no cluster answers, it was lost, or none of its workers can be used.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError("--runner ray needs Ray: pip install 'irn-cli[ray]'")
+    if not jobs:
+        return
+    with tempfile.TemporaryFile() as log:
+        driver, connection = _start_driver(log)
+        try:
+            environment = {name: value for name, value in os.environ.items() if name.startswith("IRN_")}
+            connection.send(Setup(cluster, pickle.dumps(load), str(Path.cwd()), environment, version("irn-cli")))
+            Thread(target=_send, args=(connection, jobs), daemon=True).start()
+            yield from _receive(connection, len(jobs))
+        except (EOFError, OSError) as error:
+            with suppress(subprocess.TimeoutExpired):
+                driver.wait(_LEAVE)
+            raise IrnError(f"the Ray cluster was lost: {_last_line(log)}") from error
+        finally:
+            _end(driver)
+            connection.close()
+
+
+def _start_driver(log: IO[bytes]) -> "tuple[subprocess.Popen[bytes], Connection]":
+    """Start the driver, which a Ctrl-C at the terminal does not reach: we end it."""
+    connection, theirs = Pipe()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "RAY_USAGE_STATS_ENABLED": "0"}
+    driver = subprocess.Popen(  # noqa: S603  # our own module
+        [sys.executable, "-c", "from irn_cli.ray_driver import main; main()", str(theirs.fileno())],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        pass_fds=[theirs.fileno()],
+        process_group=0,
+    )
+    theirs.close()
+    return driver, connection
+
+
+def _send(connection: "Connection", jobs: Sequence[JobT]) -> None:
+    """Feed the driver, which takes a job when a worker is idle; in a thread, for the pipe holds only so many."""
+    with suppress(OSError):  # the driver is gone, or need not go on
+        for job in jobs:
+            connection.send_bytes(pickle.dumps(job))
+        connection.send_bytes(b"")
+
+
+def _receive(
+    connection: "Connection", count: int
+) -> Generator[WorkersChanged | tuple[int, ResultT | Lost], None, None]:
+    while count:
+        message = connection.recv()
+        if isinstance(message, IrnError):
+            raise message
+        if isinstance(message, WorkersChanged):
+            yield message
+            continue
+        number, result = message
+        yield number, result if isinstance(result, Lost) else pickle.loads(result)  # noqa: S301  # from our workers
+        count -= 1
+
+
+def _last_line(log: IO[bytes]) -> str:
+    log.seek(0)
+    lines = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line), "its driver was killed")
+
+
+def _end(driver: "subprocess.Popen[bytes]") -> None:
+    driver.terminate()
+    try:
+        driver.wait(_LEAVE)
+    except subprocess.TimeoutExpired:
+        driver.kill()
+        driver.wait()

@@ -1,0 +1,277 @@
+"""Batches on a real Ray cluster of two nodes: nothing is lost, nothing is done twice, whatever dies; minutes long."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from irn_cli.batch.cluster import run_on_cluster
+from irn_cli.batch.plan import Job, Outcome, Outputs
+from irn_cli.cluster import Cluster, Lost, WorkersChanged, run_jobs
+from irn_cli.errors import Code, IrnError
+from irn_cli.weights import save_model
+from tests.helpers import ROOT, make_tiny_model, photo_like
+from tests.ray_work import load_copy, load_double, load_nothing
+
+pytestmark = pytest.mark.slow  # Ray takes its time to start, and each worker to import torch
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'irn-cli[ray]'")
+
+NODES = """
+import sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+second = cluster.add_node(num_cpus=1)
+print(cluster.address, flush=True)
+for line in sys.stdin:
+    cluster.remove_node(cluster.head_node if line == "head\\n" else second, allow_graceful=False)
+    print("removed", flush=True)
+cluster.shutdown()
+"""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """A cluster of two nodes, of one CPU each."""
+
+    address: str
+    process: "subprocess.Popen[str]"
+
+    @property
+    def cluster(self) -> Cluster:
+        return Cluster(address=self.address)
+
+    def remove(self, which: str) -> None:
+        """Kill the processes of the `head` or the `second` node."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{which}\n")
+        self.process.stdin.flush()
+        self.process.stdout.readline()
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", NODES],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    yield Nodes(process.stdout.readline().strip(), process)
+    process.communicate(timeout=60)
+
+
+def pictures(place: Path, count: int) -> list[Path]:
+    place.mkdir(parents=True)
+    for number in range(count):
+        Image.fromarray(photo_like(20 + number % 7, 24, number)).save(place / f"{number:02}.png")
+    return sorted(place.iterdir())
+
+
+def irn(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "irn_cli", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def parts(place: Path) -> list[Path]:
+    return list(place.rglob(".irn-*"))
+
+
+# The order of these tests matters: the last two take the shared cluster apart.
+
+
+def test_a_death_costs_one_job(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = list(run_jobs(nodes.cluster, load_double, range(40)))
+    results = dict(one for one in told if not isinstance(one, WorkersChanged))
+    assert set(results) == set(range(40))
+    for job, result in results.items():
+        if job == 7:
+            assert isinstance(result, Lost)
+            assert "died: it crashed, was killed, or was out of memory" in result.reason
+        elif job == 9:
+            assert result == Lost("unexpected ValueError in a worker: nine")
+        else:
+            assert result == 2 * job
+    live = [one.live for one in told if isinstance(one, WorkersChanged)]
+    assert max(live) == 2
+    assert live[live.index(2) + 1] == 1  # one died
+
+
+def test_workers_that_cannot_be_used_end_the_batch_in_one_line(nodes: Nodes) -> None:
+    crews = []
+    with pytest.raises(IrnError, match=r"^no worker is left: no weights on this node$"):
+        crews.extend(run_jobs(nodes.cluster, load_nothing, range(4)))
+    with pytest.raises(IrnError, match=r"^Ray at 127.0.0.1:9 cannot be reached: \S"):
+        list(run_jobs(Cluster(address="127.0.0.1:9"), load_double, range(4)))
+    with pytest.raises(IrnError, match=r"^no node of the Ray cluster has room for a worker of 64 CPUs and 0 GPUs$"):
+        list(run_jobs(Cluster(address=nodes.address, cpus_per_worker=64), load_double, range(4)))
+
+
+def test_a_cluster_does_and_says_what_one_machine_does(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(tmp_path / "weights" / "irn-x4.safetensors", make_tiny_model(4))
+    monkeypatch.setenv("IRN_WEIGHTS", str(tmp_path / "weights"))
+    pictures(tmp_path / "photos" / "a b", 6)
+    (tmp_path / "photos" / "a b" / "02.png").write_text("no picture")
+    (tmp_path / "photos" / "raw.dng").write_text("raw")
+    (tmp_path / "set").mkdir()
+    for seed in range(2):
+        Image.fromarray(photo_like(60, 80, seed)).save(tmp_path / "set" / f"{seed}.png")
+    (tmp_path / "set" / "2.png").write_text("no picture")
+    told = {}
+    for name, runner in {"local": [], "ray": ["--runner", "ray", "--ray-address", nodes.address]}.items():
+        done = irn("downscale", "photos", "-o", name, "--json", *runner, cwd=tmp_path)
+        assert done.returncode == 1, done.stderr
+        large = irn("upscale", name, "-o", f"{name}-large", "-q", *runner, cwd=tmp_path)
+        assert (large.returncode, large.stderr) == (0, ""), large.stderr
+        assert parts(tmp_path / name) == []
+        rows = [{**json.loads(line), "seconds": 0} for line in done.stdout.splitlines()]
+        text = json.dumps(rows) + done.stderr
+        files = [path for place in (name, f"{name}-large") for path in sorted((tmp_path / place).rglob("*.png"))]
+        told[name] = text.replace(f"{name}/", "out/"), [path.read_bytes() for path in files]
+        measured = irn(
+            "eval", "--data", "set", "-m", "irn-x4", "--baseline", "bicubic", "-q", "--json", "-", *runner, cwd=tmp_path
+        )
+        assert (measured.returncode, measured.stderr.count("\n")) == (1, 1), measured.stderr
+        rows = [{**row, "seconds": 0} for row in json.loads(measured.stdout)["pictures"]]
+        assert len(rows) == 4
+        told[name] = *told[name], rows
+    assert told["ray"] == told["local"]
+    assert len(told["ray"][1]) == 10
+
+
+def test_nothing_is_lost_and_nothing_done_twice_when_a_node_goes(nodes: Nodes, tmp_path: Path) -> None:
+    sources = pictures(tmp_path / "photos", 60)
+    for number in (3, 17, 18, 40, 59):
+        sources[number].write_bytes(sources[number].read_bytes()[:99])
+    killer = sources[25].rename(sources[25].with_name("killer.png"))
+    sources[25] = killer
+    out = tmp_path / "out"
+    plan: list[Job | Outcome] = [Job(source, (out / source.name,)) for source in sources]
+    gone = Job(tmp_path / "gone.png", (out / "gone.png",))
+    outcomes, removed = [], False
+    for event in run_on_cluster([*plan, gone], load_copy, Outputs(str(out)), nodes.cluster):
+        if isinstance(event, Outcome):
+            outcomes.append(event)
+        if len(outcomes) == 30 and not removed:
+            nodes.remove("second")
+            removed = True
+    assert removed
+    assert [outcome.source for outcome in outcomes] == [*sources, gone.source]
+    *outcomes, unseen = outcomes
+    assert unseen.code == Code.MISSING
+    assert "does not see" in unseen.reason
+    assert "must lie where all nodes see them" in unseen.reason
+    failed = {outcome.source.stem: outcome.code for outcome in outcomes if outcome.status == "failed"}
+    died = [stem for stem, code in failed.items() if code == Code.WORKER]
+    assert {stem for stem, code in failed.items() if code == Code.UNUSABLE} == {"03", "17", "18", "40", "59"}
+    assert "killer" in died
+    assert len(died) <= 2  # the removed node had one at hand, or none
+    assert len(failed) == 5 + len(died)
+    # What was in flight as its worker died may have been written just before.
+    written = {path.stem for path in out.iterdir() if not path.name.startswith(".")}
+    assert {outcome.source.stem for outcome in outcomes if outcome.status == "done"} <= written
+    assert written <= {source.stem for source in sources} - set(failed) | set(died)
+
+    again = list(run_on_cluster(plan, load_copy, Outputs(str(out), "skip"), nodes.cluster))
+    counts = [event.status for event in again if isinstance(event, Outcome)]
+    assert counts.count("skipped") == len(written)
+    assert counts.count("failed") == 6  # five that are broken, and the one that kills its worker again
+
+
+def test_a_lost_head_node_ends_the_batch_in_one_line(nodes: Nodes) -> None:
+    told = run_jobs(nodes.cluster, load_double, [3] * 100_000)
+    for _ in range(5):
+        next(told)
+    nodes.remove("head")
+    begin = time.monotonic()
+    with pytest.raises(IrnError, match=r"^(the Ray cluster was lost: |no worker is left: )\S.*$"):
+        list(told)
+    assert time.monotonic() - begin < 60
+
+
+SLOW = """
+import sys
+from pathlib import Path
+from irn_cli.batch.cluster import run_on_cluster
+from irn_cli.batch.plan import Job, Outputs
+from irn_cli.cluster import Cluster
+from irn_cli.cli import irn, main
+from tests.ray_work import load_slow_copy
+
+def slow(plan, load_work, *arguments, **options):
+    return run_on_cluster(plan, load_slow_copy, *arguments, **options)
+
+import irn_cli.batch.cluster
+irn_cli.batch.cluster.run_on_cluster = slow
+main()
+"""
+
+
+def started_by(process: "subprocess.Popen[str]") -> dict[int, str]:
+    """The processes below one, however they are related to it."""
+    parents = {}
+    names = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            names[int(path.name)] = (path / "cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue  # it has ended meanwhile
+    below = {process.pid}
+    while more := {pid for pid, parent in parents.items() if parent in below} - below:
+        below |= more
+    return {pid: names[pid] for pid in below - {process.pid}}
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="processes are found through /proc")
+def test_ctrl_c_ends_workers_and_ray_and_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(tmp_path / "weights" / "irn-x4.safetensors", make_tiny_model(4))
+    pictures(tmp_path / "photos", 3)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, "downscale", "photos", "-o", "small", "--runner", "ray", "--workers", "1"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "IRN_WEIGHTS": str(tmp_path / "weights"), "RAY_ADDRESS": ""},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 200
+    while not (tmp_path / "begun").exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until, "the batch does not start"
+        time.sleep(0.05)
+    below = started_by(process)
+    raylet = next(pid for pid, name in below.items() if "raylet/raylet" in name)
+    assert "RAY_USAGE_STATS_ENABLED=0" in Path(f"/proc/{raylet}/environ").read_text().split("\0")
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - begin < 5
+    assert process.returncode == 130
+    assert re.fullmatch(r"nothing done of 3 in [\d.]+ s\nirn: interrupted\n", errors)
+    assert list((tmp_path / "small").iterdir()) == []
+    time.sleep(0.5)
+    left = {pid: name for pid, name in below.items() if Path(f"/proc/{pid}").exists()}
+    assert not left, left
