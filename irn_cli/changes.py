@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from irn_cli.console import wide_console
 from irn_cli.errors import InputError
-from irn_cli.report import wide_console
 
 _RESAMPLES = 10_000
 _AT_ONCE = 1 << 22  # numbers drawn at a time

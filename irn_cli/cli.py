@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from irn_cli.dataset import DataSet
     from irn_cli.inputs import Input
     from irn_cli.methods import Method
+    from irn_cli.metrics import Metric
     from irn_cli.report import Results
     from irn_cli.train.request import Request
 
@@ -39,6 +40,12 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_con
 _NAME = click.Path(readable=False)  # lets names of files be completed; what is wrong with one, its reader tells
 _PATH = click.Path(readable=False, path_type=Path)
 _SCALES = click.Choice([2, 4, 8])
+_METRICS: dict[str, Any] = {
+    "type": click.Choice(["lpips", "dists", "arniqa"]), "multiple": True,
+    "callback": lambda _context, _parameter, names: tuple(dict.fromkeys(names)),
+    "help": "Also measure how alike pictures look to people, or (arniqa) how good a restored one does.  [repeatable; "
+            "needs irn-cli[metrics]]",
+}  # fmt: skip
 _REFINE: dict[str, Any] = {  # 10 iterations give most of what 30 do (benchmarks/README.md)
     "type": click.IntRange(0), "is_flag": False, "flag_value": 10, "default": 0, "metavar": "[N]",
 }  # fmt: skip
@@ -616,9 +623,7 @@ class _Eval(_Runner):
     others: tuple[str, ...] = _methods("--results", multiple=True, metavar="NAME=DIR[,LRDIR]",
         help="Measure pictures that another program restored, found in DIR by the originals' names (and suffixes such "
              "as _x4 or _SR), and its small ones in LRDIR.  [repeatable]")  # fmt: skip
-    metrics: tuple[str, ...] = _protocol("--metric", type=click.Choice(["lpips", "dists", "arniqa"]), multiple=True,
-        help="Also measure how alike pictures look to people, or (arniqa) how good a restored one does.  [repeatable; "
-             "needs irn-cli[metrics]]")  # fmt: skip
+    metrics: tuple[str, ...] = _protocol("--metric", **_METRICS)
     samples: int = _protocol("--samples", type=click.IntRange(1), default=1, metavar="N",
         help="Draws of the latent; scores are means.")  # fmt: skip
     seed: int = _protocol("--seed", type=int, default=0, help="Which latents to draw.")
@@ -681,7 +686,6 @@ def eval_(options: _Eval) -> int:
     from irn_cli.evaluation import evaluate
     from irn_cli.evaluation_cluster import evaluate_on_cluster
     from irn_cli.methods import load_methods
-    from irn_cli.perceptual import load_metric
     from irn_cli.threads import set_threads
 
     datasets = find_data_sets(options.directories, include_own=options.include_own)
@@ -703,10 +707,9 @@ def eval_(options: _Eval) -> int:
     )
     methods = load_all()
     protocol: dict[str, Any] = {name: getattr(options, name) for name in ("crop", "seed", "temperature", "samples")}
-    names = list(dict.fromkeys(options.metrics))
-    metrics = [load_metric(name) for name in names]
+    metrics = _load_metrics(options.metrics)
     if cluster := options.cluster():
-        rows = evaluate_on_cluster(load_all, datasets, cluster, metrics=names, **protocol)
+        rows = evaluate_on_cluster(load_all, datasets, cluster, metrics=options.metrics, **protocol)
     else:
         rows = evaluate(methods, datasets, metrics=metrics, **protocol)
     told = report.protocol(methods, datasets, metrics=metrics, **protocol, **placed)
@@ -732,6 +735,60 @@ def _write_results(
         report.write_text(str(options.page), page, overwrite=options.force)
         if not options.quiet:
             click.echo(f"irn: wrote {options.page} ({len(page) / 1e6:.1f} MB)", err=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Compare:
+    first: Path = _argument(type=_PATH, metavar="A")
+    second: Path = _argument(type=_PATH, metavar="B")
+    crop: int = _protocol("--crop", type=click.IntRange(0), default=0, metavar="N",
+        help="Pixels left out at each border; irn eval leaves out as many as the scale.")  # fmt: skip
+    metrics: tuple[str, ...] = _protocol("--metric", **_METRICS)
+    as_json: bool = _results("--json", is_flag=True, help="Print one JSON object per picture instead of the table.")
+
+
+@_command(irn, _Compare)
+def compare(options: _Compare) -> int:
+    """Measure how alike two pictures, or the pictures of two folders, are.
+
+    Pictures of folders belong together by their names, which in B may end in another format and bear a suffix such as
+    _up4, _x4 or _SR. One that has no counterpart, or one of another size, is named and makes the exit status 1.
+
+    \b
+    Example:
+      irn compare photo.jpg photo_up4.png
+      irn compare photos restored --crop 4
+    """
+    from irn_cli import likeness
+    from irn_cli.metrics import METRICS
+
+    standard_output()
+    pairs, lone = likeness.find_pairs(options.first, options.second)
+    metrics = _load_metrics(options.metrics)
+    rows, failed = [], 0
+    for row in likeness.compare(pairs, crop=options.crop, metrics=metrics):
+        if isinstance(row, likeness.Likeness):
+            rows.append(row)
+        else:
+            failed += 1
+            click.echo(f"irn: {one_line(f'{row.name}: {row.error}')}", err=True)
+        if options.as_json:
+            click.echo(likeness.to_json(row))
+    if lone:
+        click.echo(f"irn: only in {options.second}: {len(lone)}, the first is {lone[0]}", err=True)
+    if rows and not options.as_json:
+        likeness.show(rows, (*METRICS, *metrics))
+    if failed and len(pairs) > 1:
+        click.echo(f"irn: {failed} of {len(pairs)} could not be compared", err=True)
+    return 1 if failed else 0
+
+
+def _load_metrics(names: Sequence[str]) -> "list[Metric]":
+    if not names:
+        return []
+    from irn_cli.perceptual import load_metric
+
+    return [load_metric(name) for name in names]
 
 
 @irn.group()

@@ -16,12 +16,12 @@ class Folder:
     `_up4`, `_down4` and the method's own name, several of them as well; in any format that irn reads.
     """
 
-    def __init__(self, directory: Path, scale: int, method: str = "") -> None:
+    def __init__(self, directory: Path, scale: int | None = None, method: str = "") -> None:
         """Look what is in a folder and below.
 
         Args:
             directory: the folder.
-            scale: the factor in the suffixes.
+            scale: the factor in the suffixes; any where None.
             method: another name that may stand behind a picture's.
 
         Raises:
@@ -31,9 +31,11 @@ class Folder:
             raise UsageError(f"no folder {directory}")
         self.directory = directory
         own = f"|[-_]{re.escape(method)}" if method else ""
-        suffix = re.compile(rf"(?:_?x{scale}|_(?:SR|LR|rlt|out|up{scale}|down{scale}){own})$", re.IGNORECASE)
+        factor = scale or r"\d"
+        suffix = re.compile(rf"(?:_?x{factor}|_(?:SR|LR|rlt|out|up{factor}|down{factor}){own})$", re.IGNORECASE)
+        self.pictures = tuple(walk(directory))
         self._found: dict[str, list[PurePosixPath]] = defaultdict(list)
-        for path in walk(directory):
+        for path in self.pictures:
             place = PurePosixPath(path.relative_to(directory).as_posix())
             for stem in _stems(place.stem, suffix):
                 self._found[stem].append(place)
@@ -56,6 +58,8 @@ class Folder:
             inside = [path for path in found if path.parts[0] == dataset]
             original, found = PurePosixPath(dataset) / original, inside
         found = [path for path in found if path.parent == original.parent] or found
+        if original in found and all(path.stem == original.stem for path in found):
+            found = [original]  # the others are further originals, told apart by their formats
         if not found:
             raise InputError(f"no picture for {name} in {self.directory}")
         if len(found) > 1:

@@ -8,8 +8,6 @@ import csv
 import dataclasses
 import io
 import json
-import math
-import os
 import platform
 import re
 from collections.abc import Iterable, Sequence
@@ -23,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from irn_cli.console import Pair, show_number, show_pair, wide_console
 from irn_cli.dataset import DataSet
 from irn_cli.device import resolve_device, resolve_precision
 from irn_cli.errors import one_line
@@ -31,8 +30,6 @@ from irn_cli.files import atomic_write
 from irn_cli.methods import Method
 from irn_cli.metrics import METRICS, Metric, finite
 from irn_cli.streams import standard_output
-
-Pair = tuple[float, float | None]  # PSNR, dB, and SSIM, on Y
 
 SETS = ("Set5", "Set14", "BSD100", "Urban100", "DIV2K")
 _ALIASES = {"b100": "BSD100", "bsds100": "BSD100", "div2kval": "DIV2K", "div2kvalid": "DIV2K", "div2kvalidhr": "DIV2K"}
@@ -93,7 +90,7 @@ class Row:
     method: str  # for a difference: the published method that the line above it is held against
     parameters: float | None
     seconds: float | None  # a picture
-    pairs: tuple[Pair | None, ...]  # data set by data set
+    pairs: tuple[Pair | None, ...]  # on Y, data set by data set
     on_rgb: tuple[bool, ...] = ()  # for a published row: which of them are figures on RGB
 
 
@@ -192,14 +189,6 @@ def show(results: Results, *, stderr: bool = False) -> None:
     console.print(_small_table(results))
     if results.failures:
         console.print(f"\n{len(results.failures)} could not be measured; the means leave them out")
-
-
-def wide_console(*, stderr: bool = False) -> Console:
-    """Where tables are printed: a terminal of its own width, or a file, which has room for five data sets."""
-    console = Console(stderr=stderr)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 160
-    return console
 
 
 def write_text(file: str, text: str, *, overwrite: bool = False) -> None:
@@ -349,21 +338,3 @@ def _small_table(results: Results) -> Table:
             show_number(row.bits_per_pixel, 3),
         )
     return table
-
-
-def show_number(value: float | None, digits: int) -> str:
-    """A number; a hyphen where there is none."""
-    if value is None:
-        return "-"
-    return f"{value:z.{digits}f}" if math.isfinite(value) else "∞"
-
-
-def show_pair(pair: Pair | None, sign: str = "") -> str:
-    """`33.39 / 0.9123`; a hyphen where there is none."""
-    if pair is None:
-        return "-"
-    return f"{show_decibels(pair[0], sign)} / " + ("-" if pair[1] is None else f"{pair[1]:{sign}z.4f}")
-
-
-def show_decibels(value: float, sign: str = "") -> str:
-    return f"{value:{sign}z.2f}" if math.isfinite(value) else "∞"

@@ -40,6 +40,22 @@ def test_doubled_pictures_are_named(tmp_path: Path) -> None:
         found.find("baby.png")
 
 
+def test_originals_of_one_stem_are_told_apart_by_their_formats(tmp_path: Path) -> None:
+    found = Folder(folder(tmp_path, "a.jpg", "a.png", "b.jpg", "b_x4.png"), 4)
+    assert found.find("a.png") == tmp_path / "a.png"
+    assert found.find("a.jpg") == tmp_path / "a.jpg"
+    with pytest.raises(InputError, match=r"2 pictures for a\.tif in .*: a\.jpg, a\.png"):
+        found.find("a.tif")
+    with pytest.raises(InputError, match=r"2 pictures for b\.jpg in .*: b\.jpg, b_x4\.png"):
+        found.find("b.jpg")
+
+
+def test_any_scale(tmp_path: Path) -> None:
+    found = Folder(folder(tmp_path, "a_up2.png", "b_x8.png"))
+    assert found.find("a.png") == tmp_path / "a_up2.png"
+    assert found.find("b.png") == tmp_path / "b_x8.png"
+
+
 def test_sub_folders(tmp_path: Path) -> None:
     found = Folder(folder(tmp_path, "Set5/a.png", "Set14/a.png", "Set14/deep/b_x4.png", "c.png"), 4)
     assert found.find("a.png", "Set5") == tmp_path / "Set5/a.png"

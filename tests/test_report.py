@@ -19,11 +19,12 @@ import pytest
 from PIL import Image
 
 from irn_cli import IRN, Rescaler
+from irn_cli.console import show_pair
 from irn_cli.dataset import DataSet, find_data_set
 from irn_cli.evaluation import Failure, Score, evaluate
 from irn_cli.methods import Baseline, Codec, Method, Network, find_results
 from irn_cli.page import _worst_spot, render
-from irn_cli.report import Results, comparison, follow, protocol, show, show_pair, to_csv, to_json
+from irn_cli.report import Results, comparison, follow, protocol, show, to_csv, to_json
 from tests.helpers import ROOT
 
 METRICS = [

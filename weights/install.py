@@ -18,10 +18,11 @@ from typing import Any
 
 import click
 
+from irn_cli.console import show_decibels, show_pair
 from irn_cli.errors import InputError, IrnError
 from irn_cli.files import atomic_write
 from irn_cli.model import IRN
-from irn_cli.report import counterpart, published_rows, show_decibels, show_pair
+from irn_cli.report import counterpart, published_rows
 from irn_cli.train.monitor import read_log
 from irn_cli.weights import load_model, read_info, save_model, weights_hash
 

@@ -1,0 +1,34 @@
+"""How tables and their figures are printed."""
+
+import math
+import os
+
+from rich.console import Console
+
+Pair = tuple[float, float | None]  # PSNR, dB, and SSIM
+
+
+def wide_console(*, stderr: bool = False) -> Console:
+    """Where tables are printed: a terminal of its own width, or a file, which has room for five data sets."""
+    console = Console(stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 160
+    return console
+
+
+def show_number(value: float | None, digits: int) -> str:
+    """A number; a hyphen where there is none."""
+    if value is None:
+        return "-"
+    return f"{value:z.{digits}f}" if math.isfinite(value) else "∞"
+
+
+def show_pair(pair: Pair | None, sign: str = "") -> str:
+    """`33.39 / 0.9123`; a hyphen where there is none."""
+    if pair is None:
+        return "-"
+    return f"{show_decibels(pair[0], sign)} / " + ("-" if pair[1] is None else f"{pair[1]:{sign}z.4f}")
+
+
+def show_decibels(value: float, sign: str = "") -> str:
+    return f"{value:{sign}z.2f}" if math.isfinite(value) else "∞"
