@@ -1,5 +1,7 @@
 """Batches: sampling, cropping, the guide, grain."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -7,6 +9,7 @@ from safetensors.torch import load_file
 from irn_cli.resize import bicubic
 from irn_cli.train.batches import Sampler, add_grain, gather, mixed_seed, shrinking_matrix
 from irn_cli.train.data import Pictures
+from irn_cli.train.recipe import load_recipe
 from tests.helpers import SHARED, needs_shared
 
 
@@ -15,9 +18,14 @@ def one_picture(height: int, width: int) -> Pictures:
     return Pictures(pixels, torch.tensor([[0, height, width]]), "stamp", ())
 
 
+def sampled(places: torch.Tensor, *, flips: bool, turns: bool) -> Sampler:
+    recipe = replace(load_recipe("irn"), batch=5, patch=32, scale=4, flips=flips, turns=turns, seed=1)
+    return Sampler(places, recipe)
+
+
 def test_each_epoch_takes_every_picture_once_and_corners_are_multiples_of_the_scale() -> None:
     places = torch.tensor([[0, 64, 64], [4096, 32, 64], [6144, 64, 48], [9216, 32, 32], [10240, 100, 36]])
-    sampler = Sampler(places, batch=5, patch=32, scale=4, flips=True, turns=True, seed=1)
+    sampler = sampled(places, flips=True, turns=True)
     orders, orientations = set(), set()
     for step in range(40):
         picks = sampler.draw(step)
@@ -29,9 +37,9 @@ def test_each_epoch_takes_every_picture_once_and_corners_are_multiples_of_the_sc
         assert torch.equal(picks, sampler.draw(step))
     assert len(orders) > 20
     assert orientations == set(range(8))
-    plain = Sampler(places, batch=5, patch=32, scale=4, flips=False, turns=False, seed=1)
+    plain = sampled(places, flips=False, turns=False)
     assert not plain.draw(3)[:, 5].any()
-    flips = Sampler(places, batch=5, patch=32, scale=4, flips=True, turns=False, seed=1)
+    flips = sampled(places, flips=True, turns=False)
     assert max(flips.draw(step)[:, 5].max() for step in range(20)) == 3
 
 

@@ -372,6 +372,7 @@ def test_a_signal_saves_and_leaves(start: Start, tmp_path: Path, number: signal.
     done = load_checkpoint(tmp_path / "run").counters.step
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert rows[-1] == {"step": done, "ended": "interrupted"}
+    assert {"curve.svg", "preview.png"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
 
 def test_a_kill_at_any_moment_leaves_the_last_checkpoint_whole(start: Start, tmp_path: Path) -> None:

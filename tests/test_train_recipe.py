@@ -109,7 +109,7 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not TOML"):
         read_config(tmp_path / "bad.toml")
     stored = asdict(load_recipe("irn"))
-    for key in ("optimiser", "momentum", "temperature", "guide_chroma", "anneal"):
+    for key in ("accumulate", "optimiser", "momentum", "temperature", "guide_chroma", "anneal"):
         del stored[key]
     assert recipe_from(stored, "of an earlier version") == load_recipe("irn")
     with pytest.raises(UsageError, match="lacks batch"):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from irn_cli.errors import InputError
+from irn_cli.errors import InputError, UsageError
 from irn_cli.train import batches
 from irn_cli.train.batches import Batch
 from irn_cli.train.data import Pictures
@@ -138,6 +138,11 @@ def test_recomputing_activations_changes_nothing() -> None:
         plain.run(k, 1e-3)
         lean.run(k, 1e-3)
     assert same(copies(plain), copies(lean))
+
+
+def test_a_batch_that_has_no_such_parts() -> None:
+    with pytest.raises(UsageError, match="a batch of 4 cannot be split evenly over 3 parts"):
+        make_step(accumulate=3)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

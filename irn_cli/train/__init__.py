@@ -1,1 +1,1 @@
-"""Training: recipe, data, losses, discriminator, checkpoint, step, and the trainer that yields what happens."""
+"""Training: from a request and a recipe to a job; its steps, the trainer that yields what happens, and the monitor."""

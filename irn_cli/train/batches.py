@@ -54,13 +54,14 @@ class Batches:
             UsageError: a batch cannot be shared out evenly.
         """
         if recipe.batch % (processes * recipe.accumulate):
-            among = f"{processes} processes" + (f" and {recipe.accumulate} parts" if recipe.accumulate > 1 else "")
-            raise UsageError(f"a batch of {recipe.batch} cannot be split evenly over {among}")
+            among = [f"{processes} processes"] * (processes > 1) + [f"{recipe.accumulate} parts"] * (
+                recipe.accumulate > 1
+            )
+            raise UsageError(f"a batch of {recipe.batch} cannot be split evenly over {' of '.join(among)}")
         share = recipe.batch // processes
         self._mine = slice(process * share, (process + 1) * share)
         self._recipe, self._device = recipe, device
-        self._sampler = Sampler(pictures.places, recipe.batch, recipe.patch, recipe.scale,
-                                flips=recipe.flips, turns=recipe.turns, seed=recipe.seed)  # fmt: skip
+        self._sampler = Sampler(pictures.places, recipe)
         self._margin = 2 * recipe.scale  # what bicubic reaches beyond a crop, rounded up to whole small pixels
         small, side = recipe.patch // recipe.scale, recipe.patch + 2 * self._margin
         self._latent_shape = (recipe.batch, latent_channels, small, small)
@@ -124,13 +125,8 @@ class Sampler:
     Every picture comes once an epoch, in a fresh order each time; place, mirroring and turn are uniform.
     """
 
-    def __init__(
-        self, places: Tensor, batch: int, patch: int, scale: int, *, flips: bool, turns: bool, seed: int
-    ) -> None:
-        self.places = places
-        self.batch, self.patch, self.scale = batch, patch, scale
-        self.flips, self.turns = flips, turns
-        self.seed = seed
+    def __init__(self, places: Tensor, recipe: Recipe) -> None:
+        self.places, self.recipe = places, recipe
         self._order = lru_cache(maxsize=4)(self._shuffled)
 
     def draw(self, step: int) -> Tensor:
@@ -138,18 +134,18 @@ class Sampler:
 
         An orientation's bits mirror left to right (1), upside down (2), and exchange rows and columns (4).
         """
-        count = len(self.places)
-        positions = range(step * self.batch, (step + 1) * self.batch)
+        recipe, count = self.recipe, len(self.places)
+        positions = range(step * recipe.batch, (step + 1) * recipe.batch)
         chosen = self.places[torch.tensor([self._order(p // count)[p % count] for p in positions])]  # (B, 3)
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, "crops", step))
-        free = (chosen[:, 1:] - self.patch) // self.scale + 1
-        corner = (torch.rand(self.batch, 2, generator=generator, dtype=torch.float64) * free).long() * self.scale
-        orientation = torch.randint(8, (self.batch, 1), generator=generator)
-        orientation &= 3 * self.flips | 4 * self.turns
-        return torch.cat([chosen, corner, orientation], 1)
+        generator = torch.Generator().manual_seed(mixed_seed(recipe.seed, "crops", step))
+        free = (chosen[:, 1:] - recipe.patch) // recipe.scale + 1
+        place = torch.rand(recipe.batch, 2, generator=generator, dtype=torch.float64)
+        orientation = torch.randint(8, (recipe.batch, 1), generator=generator)
+        orientation &= 3 * recipe.flips | 4 * recipe.turns
+        return torch.cat([chosen, (place * free).long() * recipe.scale, orientation], 1)
 
     def _shuffled(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, "epoch", epoch))
+        generator = torch.Generator().manual_seed(mixed_seed(self.recipe.seed, "epoch", epoch))
         return torch.randperm(len(self.places), generator=generator).tolist()
 
 

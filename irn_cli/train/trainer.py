@@ -160,7 +160,7 @@ def train(  # noqa: C901  # one loop that is read from top to bottom
             except torch.OutOfMemoryError as error:
                 raise DeviceError(
                     f"the device's memory does not suffice for {recipe.batch} crops of {recipe.patch}x{recipe.patch}: "
-                    "ask for less with --batch or --patch, or set recompute = true in --config"
+                    "ask for less with --batch or --patch, or set accumulate = 2 or recompute = true in --config"
                 ) from error
         shown = step.read()
         seconds = step.agree(clock.tick(end - begin))
