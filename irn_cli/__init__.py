@@ -10,42 +10,75 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from irn_cli.config import IRNConfig as IRNConfig
     from irn_cli.errors import IrnError as IrnError
+    from irn_cli.evaluation import Failure as Failure
+    from irn_cli.evaluation import Score as Score
+    from irn_cli.evaluation import Summary as Summary
+    from irn_cli.evaluation import evaluate as evaluate
+    from irn_cli.evaluation import summarise as summarise
     from irn_cli.image import read as read
     from irn_cli.image import write as write
     from irn_cli.latent import Latent as Latent
     from irn_cli.latent import latent_path as latent_path
     from irn_cli.latent import read_latent as read_latent
     from irn_cli.latent import write_latent as write_latent
+    from irn_cli.metrics import luma as luma
+    from irn_cli.metrics import psnr as psnr
+    from irn_cli.metrics import ssim as ssim
     from irn_cli.model import IRN as IRN
     from irn_cli.picture import Picture as Picture
     from irn_cli.rescale import Rescaler as Rescaler
+    from irn_cli.weights import WeightsInfo as WeightsInfo
+    from irn_cli.weights import list_weights as list_weights
     from irn_cli.weights import load_model as load_model
+    from irn_cli.weights import save_model as save_model
 
 _HOMES = {
     "IRN": "model",
     "IRNConfig": "config",
+    "Failure": "evaluation",
     "IrnError": "errors",
     "Latent": "latent",
     "Picture": "picture",
     "Rescaler": "rescale",
+    "Score": "evaluation",
+    "Summary": "evaluation",
+    "WeightsInfo": "weights",
+    "evaluate": "evaluation",
     "latent_path": "latent",
+    "list_weights": "weights",
     "load_model": "weights",
+    "luma": "metrics",
+    "psnr": "metrics",
     "read": "image",
     "read_latent": "latent",
+    "save_model": "weights",
+    "ssim": "metrics",
+    "summarise": "evaluation",
     "write": "image",
     "write_latent": "latent",
 }
 __all__ = [
     "IRN",
+    "Failure",
     "IRNConfig",
     "IrnError",
     "Latent",
     "Picture",
     "Rescaler",
+    "Score",
+    "Summary",
+    "WeightsInfo",
+    "evaluate",
     "latent_path",
+    "list_weights",
     "load_model",
+    "luma",
+    "psnr",
     "read",
     "read_latent",
+    "save_model",
+    "ssim",
+    "summarise",
     "write",
     "write_latent",
 ]

@@ -34,7 +34,7 @@ class DataSet:
         """What is to be told of what is left out; empty if nothing is."""
         if not self.own:
             return ""
-        return f"left out as made by irn: {len(self.own)}, the first is {self.own[0]}; --include-own takes them too"
+        return f"left out as made by irn: {len(self.own)}, the first is {self.own[0]}; include-own takes them too"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ def find_data_set(directory: Path, name: str | None = None, *, include_own: bool
     if not found:
         raise UsageError(f"no pictures in {directory}")
     if len(own) == len(found):
-        raise UsageError(f"no pictures in {directory} but those that irn made; --include-own takes them")
+        raise UsageError(f"no pictures in {directory} but those that irn made; include-own takes them")
     left_out = frozenset(own)
     pictures = tuple(path for path in found if path not in left_out)
     return DataSet(name or directory.resolve().name, directory, pictures, own)

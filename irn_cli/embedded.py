@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from irn_cli import xmp
 from irn_cli.chunks import Chunk, keyword, text, text_chunk
 from irn_cli.errors import RecordError
-from irn_cli.picture import Picture
 from irn_cli.record import Record, Restored, from_text, is_record, to_text
 
 _KEY = "irn"  # of the PNG text that holds a record
@@ -55,6 +55,16 @@ def in_xmp(packet: bytes, size: tuple[int, int]) -> Found:
         raise RecordError(f"the XMP around the record, or the alpha beside it, is damaged: {error}") from error
 
 
+def in_image(image: Image.Image) -> Found:
+    """The record in what Pillow keeps of a file that it has opened; otherwise as `in_chunks`."""
+    size = image.height, image.width
+    written, packet = image.info.get(_KEY), image.info.get("xmp")
+    if isinstance(written, str) and is_record(written):
+        private = {kind: data for kind, data, *_ in getattr(image, "private_chunks", ())}
+        return _unpacked(written, private.get(_ALPHA_CHUNK), size)
+    return in_xmp(packet if isinstance(packet, bytes) else b"", size)
+
+
 def without_record(packet: bytes) -> bytes | None:
     """XMP as it was before a record of ours went in; None where nothing is left.
 
@@ -70,25 +80,27 @@ def is_ours(chunk: Chunk) -> bool:
     return chunk[0] == _ALPHA_CHUNK or (keyword(chunk) == _KEY and is_record(text(chunk)))
 
 
-def as_chunks(picture: Picture) -> list[Chunk]:
-    """A picture's record, and the original's alpha, for a PNG."""
-    chunks = [text_chunk(_KEY, to_text(picture.record))] if picture.record else []
-    return chunks if picture.full_alpha is None else [*chunks, (_ALPHA_CHUNK, _deflate(picture.full_alpha))]
+def as_chunks(record: Record | Restored | None, full_alpha: NDArray[np.uint8] | None) -> list[Chunk]:
+    """A record, and the original's alpha, for a PNG."""
+    chunks = [text_chunk(_KEY, to_text(record))] if record else []
+    return chunks if full_alpha is None else [*chunks, (_ALPHA_CHUNK, _deflate(full_alpha))]
 
 
-def as_xmp(picture: Picture) -> bytes | None:
-    """A picture's XMP with its record inside, for the other formats."""
-    if not picture.record:
-        return picture.xmp
-    record = html.escape(to_text(picture.record), quote=False).encode()
+def as_xmp(
+    packet: bytes | None, record: Record | Restored | None, full_alpha: NDArray[np.uint8] | None
+) -> bytes | None:
+    """A picture's XMP with a record inside, and the original's alpha, for the other formats."""
+    if not record:
+        return packet
+    written = html.escape(to_text(record), quote=False).encode()
     alpha = b""
-    if picture.full_alpha is not None:
-        alpha = b"<irn:alpha>" + base64.b64encode(_deflate(picture.full_alpha)) + b"</irn:alpha>"
+    if full_alpha is not None:
+        alpha = b"<irn:alpha>" + base64.b64encode(_deflate(full_alpha)) + b"</irn:alpha>"
     description = (
         f'<rdf:Description rdf:about="" xmlns:irn="{_XMP_SPACE}"><irn:record>'.encode()
-        + record + b"</irn:record>" + alpha + b"</rdf:Description>"
+        + written + b"</irn:record>" + alpha + b"</rdf:Description>"
     )  # fmt: skip
-    packet = picture.xmp if picture.xmp and b"</rdf:RDF>" in picture.xmp else _EMPTY_XMP
+    packet = packet if packet and b"</rdf:RDF>" in packet else _EMPTY_XMP
     return packet.replace(b"</rdf:RDF>", description + b"</rdf:RDF>", 1)
 
 

@@ -20,8 +20,9 @@ class Code(StrEnum):
     UNSUPPORTED = "unsupported-format"  # a picture in a format that irn does not read, found in a directory
 
     # Failed.
+    TOO_LARGE = "too-large"  # it has more pixels than --max-pixels
     MISSING = "missing"  # no such file, or a directory or pattern without pictures
-    UNUSABLE = "unusable"  # not a picture, damaged, too large; or its latent or record does not fit
+    UNUSABLE = "unusable"  # not a picture, or damaged; or its latent or record does not fit
     NAME_TAKEN = "name-taken"  # another input of this run becomes the same file
     INCOMPLETE = "incomplete"  # of a picture and its latent one is there already, the other is not
     ARTIFACT = "artifact"  # a coloured blotch, with --on-artifact fail
@@ -34,6 +35,13 @@ class Code(StrEnum):
     WORKER = "worker-died"  # the worker of a cluster that had it died
     SYSTEM = "system"  # the operating system refused something else
     BUG = "bug"  # an error that irn did not expect: please report it with the traceback that --debug shows
+
+
+# What a command line can do about it: messages themselves speak to whoever calls from Python, too.
+_HINTS = {
+    Code.EXISTS: "--force replaces it",
+    Code.TOO_LARGE: "--max-pixels raises it",
+}
 
 
 class IrnError(Exception):
@@ -86,7 +94,12 @@ class DeviceError(IrnError):
 
 
 def explain(error: BaseException) -> tuple[Code, str]:
-    """Say what an exception means, for programs and for people."""
+    """Say what an exception means, for programs and for people at a command line."""
+    code, message = _meaning(error)
+    return code, f"{message} ({_HINTS[code]})" if code in _HINTS else message
+
+
+def _meaning(error: BaseException) -> tuple[Code, str]:
     if isinstance(error, IrnError):
         return error.code, str(error)
     if isinstance(error, OSError):

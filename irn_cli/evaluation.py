@@ -10,6 +10,7 @@ Training's validation calls `evaluate` as `irn eval` does, so that both give the
 import dataclasses
 import io
 import math
+import os
 import statistics
 import time
 from collections import deque
@@ -18,6 +19,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,12 +28,13 @@ from numpy.typing import NDArray
 
 from irn_cli.artifact import find_artifact
 from irn_cli.colour import colour_difference
-from irn_cli.dataset import DataSet, Original, load
+from irn_cli.dataset import DataSet, Original, find_data_set, load
 from irn_cli.errors import InputError, IrnError
 from irn_cli.image import write
-from irn_cli.methods import Method, Small
+from irn_cli.methods import Method, Network, Small
 from irn_cli.metrics import METRICS, Metric, crop_border, luma, psnr, ssim
 from irn_cli.picture import Picture
+from irn_cli.rescale import Rescaler
 
 _MOST_WORKERS = 16  # each holds a picture or two in memory
 
@@ -115,8 +118,8 @@ def flat(row: Score | Summary) -> dict[str, Any]:
 
 
 def evaluate(
-    methods: Sequence[Method],
-    datasets: Iterable[DataSet],
+    methods: Sequence[Method | Rescaler],
+    datasets: Iterable[DataSet | str | os.PathLike[str]],
     *,
     metrics: Sequence[Metric] = (),
     crop: int | None = None,
@@ -131,8 +134,8 @@ def evaluate(
     methods run and results are measured in threads of a pool. The figures do not depend on how many those are.
 
     Args:
-        methods: at least one; all of one scale, each with a name of its own.
-        datasets: what to measure on.
+        methods: at least one; all of one scale, each with a name of its own. A `Rescaler` has that of its model.
+        datasets: what to measure on: data sets, or folders of pictures.
         metrics: what to measure besides `METRICS`.
         crop: pixels taken off each border before the restored picture is measured; None is the scale, as in the papers.
         seed: which latents to draw.
@@ -143,13 +146,18 @@ def evaluate(
     Yields:
         A `Score` for each picture and method; a `Failure` for a picture that cannot be read or is too small, and for a
         method that fails on one.
+
+    Raises:
+        UsageError: there is no such folder, or no picture in it.
     """
-    scale = methods[0].scale
-    assert all(method.scale == scale for method in methods)
+    measurable = [Network(one.model.name, one) if isinstance(one, Rescaler) else one for one in methods]
+    scale = measurable[0].scale
+    assert all(method.scale == scale for method in measurable)
     crop = scale if crop is None else crop
     draw = _Draw(seed, temperature, samples)
     measured = (*METRICS, *metrics)
-    jobs = [(dataset, path) for dataset in datasets for path in dataset.pictures]
+    sets = [one if isinstance(one, DataSet) else find_data_set(Path(one)) for one in datasets]
+    jobs = [(dataset, path) for dataset in sets for path in dataset.pictures]
     workers = workers or max(2, min(torch.get_num_threads(), _MOST_WORKERS))
     with _pool(workers) as pool:
         ahead = deque(pool.submit(load, *job, scale, crop) for job in jobs[:workers])
@@ -163,8 +171,8 @@ def evaluate(
                 name = path.relative_to(dataset.directory).as_posix()
                 behind.append(partial(Failure, dataset.name, name, None, str(error)))
                 continue
-            for method in methods:
-                trial = _Trial(method, original, crop, draw, measured, sets_budget=method is methods[0])
+            for method in measurable:
+                trial = _Trial(method, original, crop, draw, measured, sets_budget=method is measurable[0])
                 behind.append(trial.start(pool))
                 while len(behind) > 2 * workers:
                     yield behind.popleft()()
@@ -333,11 +341,12 @@ class _Here(Executor):
         return future
 
 
-def summarise(scores: Iterable[Score]) -> list[Summary]:
+def summarise(rows: Iterable[Score | Failure]) -> list[Summary]:
     """Average the scores of each method over each data set, in the order in which they first appear."""
     groups: dict[tuple[str, str], list[Score]] = {}
-    for score in scores:
-        groups.setdefault((score.dataset, score.method), []).append(score)
+    for score in rows:
+        if isinstance(score, Score):
+            groups.setdefault((score.dataset, score.method), []).append(score)
     return [_summary(group) for group in groups.values()]
 
 

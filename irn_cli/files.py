@@ -127,7 +127,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _taken(target: Path) -> OutputError:
-    return OutputError(f"{target} exists already (use --force to replace it)", Code.EXISTS)
+    return OutputError(f"{target} exists already", Code.EXISTS)
 
 
 def _put_new(temporary: Path, target: Path) -> None:

@@ -15,17 +15,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
 from irn_cli.chunks import Chunk, read_chunks
 from irn_cli.embedded import Found, in_chunks, in_xmp
-from irn_cli.errors import InputError, OutputError, RecordError, UsageError
+from irn_cli.errors import Code, InputError, OutputError, RecordError, UsageError
 from irn_cli.files import atomic_write
 from irn_cli.latent import latent_path, write_latent
-from irn_cli.metadata import fitting, read_metadata, save_options
+from irn_cli.metadata import read_metadata, save_options
 from irn_cli.picture import Picture
 from irn_cli.record import Record, Restored
-from irn_cli.samples import EXPECTED, Stored, inspect, to_rgb
+from irn_cli.samples import EXPECTED, Stored, fitting, inspect, to_rgb
 
 # What `read` may be able to read.
 SUFFIXES = frozenset(
@@ -55,6 +56,9 @@ _MAX_TEXT = 1 << 26  # bytes of a PNG's compressed text or colour profile, unpac
 _LIMIT = threading.Lock()  # held where Pillow's own limit, which is global, is another
 
 
+PictureLike = Picture | Image.Image | NDArray[np.uint8] | str | os.PathLike[str]  # what `as_picture` takes
+
+
 @dataclass(frozen=True)
 class Header:
     """What a picture's file says before its pixels are decoded."""
@@ -82,7 +86,8 @@ def read(source: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIX
         if width * height > max_pixels:
             raise InputError(
                 f"{_name(source)} is too large: {width}x{height} is {width * height:,} pixels, "
-                f"the limit is {max_pixels:,} (--max-pixels raises it)"
+                f"the limit is {max_pixels:,}",
+                Code.TOO_LARGE,
             )
         # A camera's MPO holds previews beside its picture; frames of the other formats are pages or an animation.
         if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
@@ -93,6 +98,29 @@ def read(source: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIX
         stored = inspect(image, head)
         image.load()
         return _picture(image, stored, head, chunks)
+
+
+def as_picture(source: PictureLike) -> Picture:
+    """Turn what people have at hand into a picture: a `Picture`, a Pillow image, an array, or a path, which is read.
+
+    Args:
+        source: of these; an array is (H, W, 3) uint8, RGB.
+
+    Raises:
+        TypeError: something else.
+        InputError: as `read`.
+    """
+    match source:
+        case Picture():
+            return source
+        case Image.Image():
+            return Picture.from_pil(source)
+        case np.ndarray() if source.dtype == np.uint8 and source.ndim == 3 and source.shape[2] == 3:
+            return Picture(source)
+        case str() | os.PathLike():
+            return read(source)
+    found = f"{source.dtype} of shape {source.shape}" if isinstance(source, np.ndarray) else type(source).__name__
+    raise TypeError(f"expected a Picture, a PIL image, a path, or a uint8 array of shape (H, W, 3), not {found}")
 
 
 def peek(source: str | os.PathLike[str] | BinaryIO) -> Header:
@@ -276,10 +304,7 @@ def _find_record(image: ImageFile.ImageFile, chunks: Sequence[Chunk]) -> Found:
 
 
 def _encode(stream: BinaryIO, picture: Picture, kind: str, options: dict[str, Any]) -> tuple[str, ...]:
-    samples = picture.pixels if picture.mode == "RGB" else picture.pixels[..., :1]
-    if picture.alpha is not None:
-        samples = np.concatenate([samples, picture.alpha[..., None]], axis=2)
-    image = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+    image = picture.to_pil()
     metadata, lost = save_options(picture, kind)
     options = options | metadata
     if kind == "PNG" and isinstance(picture.record, Record):

@@ -81,27 +81,6 @@ def read_metadata(image: ImageFile.ImageFile, head: bytes, chunks: Sequence[Chun
     )
 
 
-def fitting(icc: bytes | None, mode: str, stored: str, warnings: list[str]) -> tuple[bytes | None, str]:
-    """The colour profile, if it describes the pixels, and the colours of the picture.
-
-    Grey with a profile for RGB counts as RGB, for only so does the profile keep its meaning.
-
-    Args:
-        icc: the file's profile.
-        mode: the colours of the pixels, "RGB" or "L".
-        stored: Pillow's mode for the file; CMYK has been converted by its profile.
-        warnings: gets a line where the profile cannot stay.
-    """
-    if not icc or stored == "CMYK":
-        return None, mode
-    space = icc[16:20]
-    if space == b"RGB " or (space == b"GRAY" and mode == "L"):
-        return icc, "RGB" if space == b"RGB " else "L"
-    name, colours = space.decode("latin-1").strip(), {"RGB": "RGB", "L": "grey"}[mode]
-    warnings.append(f"its colour profile is for {name}, not for {colours}, and was left out: colours may shift")
-    return None, mode
-
-
 # Reading --------------------------------------------------------------------------------------------------------------
 
 
@@ -256,7 +235,7 @@ def save_options(picture: Picture, kind: str) -> tuple[dict[str, Any], list[str]
     if kind == "PNG":
         return options | {"pnginfo": _png_chunks(picture)}, []
     held: list[Chunk] = []
-    packet = as_xmp(picture)
+    packet = as_xmp(picture.xmp, picture.record, picture.full_alpha)
     if packet and kind != "TIFF":
         options["xmp"] = packet
     if kind == "JPEG":
@@ -273,7 +252,7 @@ def save_options(picture: Picture, kind: str) -> tuple[dict[str, Any], list[str]
 
 def _png_chunks(picture: Picture) -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
-    for chunk in as_chunks(picture):
+    for chunk in as_chunks(picture.record, picture.full_alpha):
         info.add(*chunk)
     if picture.xmp:
         info.add_itxt(_XMP, picture.xmp.decode("utf-8", "replace"))

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from irn_cli.errors import InputError
 
@@ -55,16 +55,20 @@ def crop_border(pixels: Levels, width: int) -> Levels:
     return pixels[width : H - width, width : W - width]
 
 
-def psnr(a: Levels, b: Levels, *, of: Callable[[Levels], Levels] | None = None) -> float:
+def psnr(a: ArrayLike, b: ArrayLike, *, of: Callable[[Levels], Levels] | None = None) -> float:
     """Peak signal-to-noise ratio of two pictures of equal shape, in dB; infinite where they are equal.
 
     The peak is 255 for luma as well, though its range is narrower: so the papers do.
 
     Args:
-        a: levels.
+        a: levels, or a `Picture`.
         b: the other, alike.
         of: what to compare of each band of rows, such as `luma`, where making it of the whole would take much memory.
+
+    Raises:
+        InputError: the shapes differ.
     """
+    a, b = _alike(a, b)
     total, count = 0.0, 0
     for top in range(0, len(a), _BAND):
         band_a, band_b = a[top : top + _BAND], b[top : top + _BAND]
@@ -89,11 +93,11 @@ class Psnr:
         return cls(luma=psnr(original, restored, of=luma), rgb=psnr(original, restored))
 
 
-def ssim(a: Levels, b: Levels, *, of: Callable[[Levels], Levels] | None = None) -> float:
+def ssim(a: ArrayLike, b: ArrayLike, *, of: Callable[[Levels], Levels] | None = None) -> float:
     """Mean structural similarity of two planes, over every place where the 11x11 window fits.
 
     Args:
-        a: (H, W), levels; or a picture of which `of` makes them.
+        a: (H, W), levels; or a picture of which `of` makes them, as `luma` does.
         b: the other, alike.
         of: what to compare of each band of rows, as for `psnr`.
 
@@ -101,8 +105,9 @@ def ssim(a: Levels, b: Levels, *, of: Callable[[Levels], Levels] | None = None) 
         At most 1, which it is for equal planes.
 
     Raises:
-        InputError: a side is shorter than the window.
+        InputError: a side is shorter than the window, or the shapes differ.
     """
+    a, b = _alike(a, b)
     H, W = a.shape[:2]
     if min(H, W) < WINDOW:
         raise InputError(f"a picture of {W} x {H} is too small for SSIM: expected at least {WINDOW} pixels a side")
@@ -113,6 +118,13 @@ def ssim(a: Levels, b: Levels, *, of: Callable[[Levels], Levels] | None = None) 
         band_a, band_b = (of(a[band]), of(b[band])) if of else (a[band], b[band])
         total += float(_similarity(np.asarray(band_a, dtype=np.float64), np.asarray(band_b, dtype=np.float64)).sum())
     return float(total / (rows * columns))
+
+
+def _alike(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape != b.shape:
+        raise InputError(f"expected two pictures of equal shape, found {a.shape} and {b.shape}")
+    return a, b
 
 
 def _similarity(a: Plane, b: Plane) -> Plane:

@@ -146,20 +146,27 @@ class IRN(nn.Module):
             x = operation.downscale(x)  # type: ignore[operator]
         return LowHigh(x[:, :3], x[:, 3:])
 
-    def upscale(self, y: Tensor, z: Tensor) -> Tensor:
+    def upscale(self, y: Tensor, z: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
         """Make it large again: the exact inverse of `downscale`.
 
         Args:
             y: (B, 3, h, w) float, RGB, nominally in [0, 1].
-            z: (B, 3 s^2 - 3, h, w) float; the latent kept from `downscale`, or drawn from N(0, 1).
+            z: (B, 3 s^2 - 3, h, w) float; the latent kept from `downscale`, or drawn. Where None, its mean, 0.
+            generator: draws z from N(0, 1) instead; of the device that `y` is on.
 
         Returns:
             x: (B, 3, s h, s w), RGB, near [0, 1] but not clamped.
 
         Raises:
-            ValueError: the shapes do not fit each other.
+            ValueError: the shapes do not fit each other, or there are both `z` and `generator`.
         """
+        if z is not None and generator is not None:
+            raise ValueError("expected z, or a generator to draw it, not both")
         expected = (y.shape[0], self.config.latent_channels, *y.shape[2:])
+        if generator is not None:
+            z = torch.randn(expected, generator=generator, dtype=y.dtype, device=y.device)
+        elif z is None:
+            z = y.new_zeros(expected)
         if y.dim() != 4 or y.shape[1] != 3 or tuple(z.shape) != expected:
             raise ValueError(f"expected y (B, 3, h, w) and z {expected}, not {tuple(y.shape)} and {tuple(z.shape)}")
         u = torch.cat([y, z], 1)

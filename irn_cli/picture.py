@@ -1,14 +1,18 @@
 """A picture in memory: what the network works on, and what travels with it from file to file."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ExifTags, Image
 
-from irn_cli.errors import InputError
+from irn_cli.embedded import in_image
+from irn_cli.errors import InputError, RecordError
 from irn_cli.latent import Latent
 from irn_cli.metrics import Psnr
 from irn_cli.record import Record, Restored
+from irn_cli.samples import IN_MEMORY, fitting, to_rgb
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Refinement:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture in memory, upright, with what travels with it."""
+    """A picture in memory, upright, with what travels with it; NumPy takes it for its pixels."""
 
     pixels: NDArray[np.uint8]  # (H, W, 3) RGB; a grey picture has three equal channels
     alpha: NDArray[np.uint8] | None = None  # (H, W), straight (not premultiplied); 255 is opaque
@@ -47,6 +51,55 @@ class Picture:
             if array.dtype != np.uint8 or array.shape != shape or not array.size:
                 raise InputError(f"a picture's {name}: expected uint8, {shape}, found {array.dtype}, {array.shape}")
             object.__setattr__(self, name, np.require(array, requirements=["C", "W"]))
+
+    @classmethod
+    def from_pil(cls, image: Image.Image) -> "Picture":
+        """Take over a Pillow image: pixels, transparency, colour profile, and the record of a picture that irn made.
+
+        EXIF orientation is applied. `irn_cli.read` brings all metadata of a file, and decodes some kinds more exactly.
+
+        Raises:
+            InputError: samples that we cannot convert, as floating-point ones.
+        """
+        image.load()
+        warnings: list[str] = []
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = orientation if orientation in range(1, 9) else 1
+        icc = image.info.get("icc_profile")
+        pixels, alpha, colours = to_rgb(image, IN_MEMORY, orientation, icc, warnings)
+        icc, mode = fitting(icc, colours, image.mode, warnings)
+        try:
+            record, full_alpha = in_image(image)
+        except RecordError as error:
+            warnings.append(str(error))
+            record = full_alpha = None
+        return cls(pixels, alpha, mode, icc, record=record, full_alpha=full_alpha, warnings=tuple(warnings))
+
+    def to_pil(self) -> Image.Image:
+        """Make a Pillow image: `L`, `LA`, `RGB` or `RGBA`, with the colour profile in its `info`.
+
+        Saved by Pillow it is an ordinary picture: only `irn_cli.write` keeps the record and the other metadata.
+        """
+        samples = self.pixels if self.mode == "RGB" else self.pixels[..., :1]
+        if self.alpha is not None:
+            samples = np.concatenate([samples, self.alpha[..., None]], axis=2)
+        image = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+        if self.icc:
+            image.info["icc_profile"] = self.icc
+        return image
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """The pixels, (H, W, 3) uint8 RGB, for `numpy.asarray`."""
+        return np.array(self.pixels, dtype, copy=bool(copy)) if copy else np.asarray(self.pixels, dtype)
+
+    def __repr__(self) -> str:
+        told = [f"{self.size[1]}x{self.size[0]}", "RGB" if self.mode == "RGB" else "grey"]
+        told += ["with alpha"] if self.alpha is not None else []
+        if isinstance(self.record, Record):
+            told.append(f"small picture of {self.record.width}x{self.record.height} by {self.record.model}")
+        elif self.record:
+            told.append(f"restored by {self.record.model}")
+        return f"Picture({', '.join(told)})"
 
     @property
     def size(self) -> tuple[int, int]:

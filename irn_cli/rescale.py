@@ -23,6 +23,7 @@ from irn_cli.engine import Engine, Progress
 from irn_cli.errors import Code, InputError
 from irn_cli.gradient import Gradient
 from irn_cli.hardware import parse_memory
+from irn_cli.image import PictureLike, as_picture
 from irn_cli.latent import Latent
 from irn_cli.metrics import Psnr
 from irn_cli.model import IRN
@@ -104,9 +105,13 @@ class Rescaler:
         """How many times smaller or larger each side becomes."""
         return self.model.config.scale
 
+    def __repr__(self) -> str:
+        model = f"{self.model.name} revision {self.model.revision}"
+        return f"Rescaler({model}, {self.scale}x, {self._device}, {self._sampling})"
+
     def downscale(
         self,
-        picture: Picture,
+        picture: PictureLike,
         *,
         keep_latent: bool = False,
         on_artifact: OnArtifact = "warn",
@@ -118,7 +123,8 @@ class Rescaler:
         """Make a picture small.
 
         Args:
-            picture: of any size; its right and bottom edges are repeated up to a multiple of the scale.
+            picture: a `Picture`, a Pillow image, a uint8 array (H, W, 3), RGB, or a path; of any size: right and bottom
+                edges are repeated up to a multiple of the scale.
             keep_latent: give the small picture the `latent` with which the original comes back bit for bit (but for
                 colours under fully transparent pixels).
             on_artifact: what to do about a coloured blotch, a patch far from the bicubic small picture: `warn`, `fail`,
@@ -137,8 +143,10 @@ class Rescaler:
             The small picture, of ceil(size / scale), with the record that `upscale` needs; metadata as they were.
 
         Raises:
-            InputError: there is a blotch, and `on_artifact` is `fail`.
+            TypeError: no such picture.
+            InputError: there is a blotch, and `on_artifact` is `fail`; or a file cannot be read.
         """
+        picture = as_picture(picture)
         pixels = fill_hidden(picture.pixels, picture.alpha)
         height, width = picture.size
         if border != "auto":
@@ -185,7 +193,7 @@ class Rescaler:
 
     def upscale(
         self,
-        picture: Picture,
+        picture: PictureLike,
         *,
         seed: int = 0,
         temperature: float = 1.0,
@@ -195,8 +203,8 @@ class Rescaler:
         """Make a small picture large again.
 
         Args:
-            picture: the small picture; with its `latent`, if that was kept, nothing is drawn. One without a record is
-                only enlarged, `scale` times.
+            picture: the small picture, as `downscale` takes one; with its `latent`, if that was kept, nothing is drawn.
+                One without a record, as an array is, is only enlarged, `scale` times.
             seed: which latents to draw; equal seeds draw equal latents for equal small pictures.
             temperature: the latent's standard deviation; `model.temperatures` tells what the network was trained for.
             sample: which of the draws of this seed, from 0.
@@ -206,8 +214,11 @@ class Rescaler:
             The large picture, of the recorded size and mode; doubts about it stand in its `warnings`.
 
         Raises:
-            InputError: the picture was made small by another factor than the network's, or the latent is not its.
+            TypeError: no such picture.
+            InputError: the picture was made small by another factor than the network's, or the latent is not its; or a
+                file cannot be read.
         """
+        picture = as_picture(picture)
         record = picture.record if isinstance(picture.record, Record) else None
         digest = hash_pixels(picture.pixels)
         size = picture.size[0] * self.scale, picture.size[1] * self.scale
@@ -311,14 +322,14 @@ class Rescaler:
     def _doubts(self, picture: Picture, record: Record | None, digest: str) -> list[str]:
         """What makes a good restoration unlikely, one line each."""
         if not record:
-            return ["no record of irn: foreign, or stripped; if irn made it, --scale and --size restore it whole"]
+            return ["no record of irn: foreign, or stripped; if irn made it, the original's size restores it whole"]
         if record.scale != self.scale:
             raise InputError(f"made {record.scale} times smaller; {self.model.name} makes {self.scale} times larger")
         doubts = []
         if record.weights != self.hash:
             doubts.append(
                 f"made with {record.model} revision {record.revision} ({record.weights[:12]}), which is not "
-                f"{self.model.name} ({self.hash[:12]}): the restoration will be poor; --model names the right ones"
+                f"{self.model.name} ({self.hash[:12]}): the restoration will be poor without the right ones"
             )
         if record.small_size != picture.size:
             doubts.append("its size has changed since irn made it: the restoration will be poor")
@@ -365,7 +376,7 @@ class Rescaler:
                 small, outcome = self._blend(pixels, small, reference, border, progress)
                 warnings.append(f"{artifact}; {outcome}")
             else:
-                warnings.append(f"{artifact} (--on-artifact bicubic blends it away)")
+                warnings.append(f"{artifact} (on-artifact bicubic blends it away)")
         refinement = None
         if improve:
             small, refinement = improve(small)

@@ -36,6 +36,9 @@ class Stored:
     hidden: NDArray[np.bool_] | None  # (H, W), what a colour key of 16 bits makes transparent
 
 
+IN_MEMORY = Stored(reduced=False, grey=False, white=65535, negative=False, hidden=None)  # as Pillow decodes by default
+
+
 def inspect(image: ImageFile.ImageFile, head: bytes) -> Stored:
     """Look at how an opened file stores its samples, before they are decoded.
 
@@ -130,6 +133,27 @@ def to_rgb(
             band = band if stored.hidden is not None else band[..., :-1]
         _as_stored(pixels, orientation)[rows] = band  # one grey channel fills all three
     return pixels, alpha, mode
+
+
+def fitting(icc: bytes | None, mode: str, stored: str, warnings: list[str]) -> tuple[bytes | None, str]:
+    """The colour profile, if it describes the pixels, and the colours of the picture.
+
+    Grey with a profile for RGB counts as RGB, for only so does the profile keep its meaning.
+
+    Args:
+        icc: the file's profile.
+        mode: the colours of the pixels, "RGB" or "L".
+        stored: Pillow's mode for the file; CMYK has been converted by its profile.
+        warnings: gets a line where the profile cannot stay.
+    """
+    if not icc or stored == "CMYK":
+        return None, mode
+    space = icc[16:20]
+    if space == b"RGB " or (space == b"GRAY" and mode == "L"):
+        return icc, "RGB" if space == b"RGB " else "L"
+    name, colours = space.decode("latin-1").strip(), {"RGB": "RGB", "L": "grey"}[mode]
+    warnings.append(f"its colour profile is for {name}, not for {colours}, and was left out: colours may shift")
+    return None, mode
 
 
 def _converter(image: Image.Image, stored: Stored, icc: bytes | None, warnings: list[str]) -> tuple[_Convert, str]:

@@ -66,7 +66,7 @@ def test_pictures_that_irn_made_are_no_originals(irn_eval: Callable[..., Ran], t
     baseline = ("--data", "set", "--baseline", "area", "--json", "-", "-q")
     ran = irn_eval(*baseline)
     assert ran.status == 0
-    assert ran.err == "irn: left out as made by irn: 1, the first is set/small.png; --include-own takes them too\n"
+    assert ran.err == "irn: left out as made by irn: 1, the first is set/small.png; include-own takes them too\n"
     assert [row["name"] for row in json.loads(ran.out)["pictures"]] == ["a.png", "b.png"]
     ran = irn_eval(*baseline, "--include-own")
     assert ran.status == 1
@@ -152,7 +152,7 @@ def test_the_page_and_existing_files(irn_eval: Callable[..., Ran]) -> None:
     assert page.startswith("<!doctype html>")
     assert page.rstrip().endswith("</html>")
     ran = irn_eval(*arguments)
-    assert ran == (1, "", "irn: page.html exists already (use --force to replace it)\n")
+    assert ran == (1, "", "irn: page.html exists already (--force replaces it)\n")
     Path("page.html").write_text("old")
     assert irn_eval(*arguments, "--force").status == 0
     assert Path("page.html").read_text(encoding="utf-8").startswith("<!doctype html>")

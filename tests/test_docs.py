@@ -114,13 +114,15 @@ def test_the_tutorial_runs_as_it_stands(workplace: Path) -> None:
 
 
 def test_the_tutorials_python_runs_as_pasted(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = blocks(DOCS / "tutorial.md", "python")
-    exec(compile(code, "tutorial.md", "exec"), {})
-    assert capsys.readouterr().out == "(48, 64, 3) (12, 16, 3) (48, 64, 3)\n"
+    for code in blocks(DOCS / "tutorial.md", "python"):
+        exec(compile(code, "tutorial.md", "exec"), {})
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == "(48, 64, 3) (12, 16, 3) (48, 64, 3)"
+    assert re.fullmatch(r"\(16, 12\) \d+\.\d\d dB", second)
+    assert re.fullmatch(r"photos: \d+\.\d\d dB on Y, mean of 4", third)
 
 
 def test_the_readmes_python_runs_as_pasted(workplace: Path) -> None:
-    Image.fromarray(photo_like(48, 64)).save("photo.jpg")
     (code,) = blocks(ROOT / "README.md", "python")
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)

@@ -112,6 +112,19 @@ def test_the_border_is_the_scale_unless_given(tmp_path: Path) -> None:
     assert scored(0) < scored(4) < scored(8)
 
 
+def test_a_rescaler_and_a_folder_will_do(network: Network, tmp_path: Path) -> None:
+    dataset = folder(tmp_path / "d", a=picture(64, 64))
+    Image.fromarray(picture(8, 8)).save(tmp_path / "d" / "b.png")  # too small
+    rows = list(evaluate([network.rescaler], [str(tmp_path / "d")]))
+    assert [type(row) for row in rows] == [Score, Failure]
+    (summary,) = summarise(rows)
+    (expected,) = summarise(evaluate([network], [dataset]))
+    assert summary.method == network.rescaler.model.name
+    assert (summary.psnr_y, summary.pictures) == (expected.psnr_y, 1)
+    with pytest.raises(UsageError, match="no folder"):
+        list(evaluate([network], [tmp_path / "nothing"]))
+
+
 def test_grey_pictures_are_measured_on_their_own_levels(network: Network, tmp_path: Path) -> None:
     grey = picture(64, 64)[..., 0]
     dataset = folder(tmp_path / "d", grey=grey, same=np.repeat(grey[..., None], 3, 2))

@@ -1,6 +1,8 @@
 """Guards of the house: who may import whom, what importing may do, and that nothing goes undocumented."""
 
+import ast
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -100,6 +102,15 @@ except SystemExit as ended:
 print([name for name in sys.modules if name.split(".")[0] == "torch"])
 """
     assert fresh_python(code).splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "module", ["dataset", "evaluation", "files", "image", "latent", "picture", "rescale", "weights"]
+)
+def test_what_python_callers_meet_does_not_speak_of_options(module: str) -> None:
+    texts = [node.value for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text()))
+             if isinstance(node, ast.Constant) and isinstance(node.value, str)]  # fmt: skip
+    assert [text for text in texts if re.search(r"(^|[ (])--[a-z]", text)] == []
 
 
 def test_importing_everything_changes_no_setting() -> None:

@@ -1,5 +1,6 @@
 import json
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from safetensors.numpy import load_file
 
 from irn_cli.errors import InputError
 from irn_cli.metrics import crop_border, luma, psnr, ssim
+from irn_cli.picture import Picture
 from tests.helpers import SHARED, needs_shared
 
 
@@ -74,6 +76,18 @@ def test_luma_of_bands_is_luma_of_the_whole() -> None:
 def test_ssim_of_integers_does_not_wrap_around() -> None:
     a = np.arange(400, dtype=np.uint8).reshape(20, 20)
     assert ssim(a, a[::-1]) == ssim(a.astype(float), a[::-1].astype(float))
+
+
+def test_pictures_are_taken_for_their_pixels() -> None:
+    a, b = (np.random.default_rng(seed).integers(0, 256, (20, 30, 3), np.uint8) for seed in (0, 1))
+    assert psnr(Picture(a), Picture(b)) == psnr(a, b)
+    assert ssim(Picture(a), b, of=luma) == ssim(a, b, of=luma)
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim])
+def test_pictures_of_different_shapes_are_refused(measure: Callable[..., float]) -> None:
+    with pytest.raises(InputError, match=r"equal shape, found \(40, 40\) and \(40, 1\)"):
+        measure(np.zeros((40, 40)), np.zeros((40, 1)))
 
 
 def test_too_small_pictures_are_refused() -> None:

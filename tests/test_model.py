@@ -116,6 +116,16 @@ def test_downscale_refuses_what_it_cannot_halve(shape: tuple[int, ...], tiny_mod
         tiny_model(4).downscale(torch.zeros(shape))
 
 
+def test_without_a_latent_its_mean_is_taken_or_one_is_drawn(tiny_model: Callable[..., IRN]) -> None:
+    model = tiny_model(2)
+    y, z = model.downscale(torch.rand(2, 3, 8, 12))
+    assert_close(model.upscale(y), model.upscale(y, torch.zeros_like(z)))
+    drawn = torch.randn(z.shape, generator=torch.Generator().manual_seed(7))
+    assert_close(model.upscale(y, generator=torch.Generator().manual_seed(7)), model.upscale(y, drawn))
+    with pytest.raises(ValueError, match="not both"):
+        model.upscale(y, z, generator=torch.Generator())
+
+
 def test_upscale_refuses_a_latent_of_another_size(tiny_model: Callable[..., IRN]) -> None:
     with pytest.raises(ValueError, match="45"):
         tiny_model(4).upscale(torch.zeros(1, 3, 4, 4), torch.zeros(1, 9, 4, 4))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import ImageCms
+from PIL import Image, ImageCms
 
 from irn_cli import artifact, rescale
 from irn_cli.border import LEAST, Border
@@ -41,6 +41,28 @@ def test_sizes_come_back(tiny_model: Models, scale: int, shape: tuple[int, int])
     assert small.size == (-(-shape[0] // scale), -(-shape[1] // scale))
     assert small.record.small_size == small.size
     assert scaler.upscale(small).size == shape
+
+
+def test_whatever_people_have_at_hand_is_made_small_and_large(tiny_model: Models, tmp_path: Path) -> None:
+    scaler = Rescaler(tiny_model(2), "cpu", "fp32")
+    pixels = photo_like(65, 70)
+    small = scaler.downscale(Picture(pixels))
+    write(tmp_path / "a.png", Picture(pixels))
+    for source in (pixels, Image.fromarray(pixels), tmp_path / "a.png", str(tmp_path / "a.png")):
+        assert np.array_equal(scaler.downscale(source), small)
+    large = scaler.upscale(small)
+    write(tmp_path / "b.png", small)
+    with Image.open(tmp_path / "b.png") as opened:
+        for source in (opened, tmp_path / "b.png"):
+            assert np.array_equal(scaler.upscale(source), large)
+    assert scaler.upscale(np.asarray(small)).size == (66, 70)  # without a record
+    for method in (scaler.downscale, scaler.upscale):
+        with pytest.raises(TypeError, match="expected a Picture, a PIL image, a path"):
+            method(b"a.png")  # type: ignore[operator]
+
+
+def test_it_shows_itself_in_a_line(tiny_model: Models) -> None:
+    assert repr(Rescaler(tiny_model(2), "cpu", "fp32")) == "Rescaler(tiny-x2 revision 1, 2x, cpu, fp32)"
 
 
 def test_the_small_picture_is_the_networks_with_edges_repeated(tiny_model: Models) -> None:

@@ -118,7 +118,7 @@ def test_pictures_that_irn_made_are_no_originals(train: Train, tmp_path: Path) -
     write(tmp_path / "data" / "a_down2.png", small)
     write(tmp_path / "data" / "a_up2.png", scaler.upscale(small))
     only = train(*COMMON[2:], "--data", "data", "--dry-run")
-    assert "no pictures in data but those that irn made; --include-own takes them" in str(only.exception)
+    assert "no pictures in data but those that irn made; include-own takes them" in str(only.exception)
     (tmp_path / "data" / "rocket.jpg").write_bytes((PHOTOS / "rocket.jpg").read_bytes())
     result = train(*COMMON[2:], "--data", "data", "--dry-run")
     assert "1 pictures to train on" in result.stderr
