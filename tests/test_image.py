@@ -385,7 +385,7 @@ def test_large_pictures_are_refused_before_they_are_decoded(tmp_path: Path) -> N
     data[16:24] = struct.pack(">II", 30_000, 30_000)  # in the header, whose checksum follows
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     (tmp_path / "bomb.png").write_bytes(data)
-    with pytest.raises(InputError, match=r"30000x30000 is 900,000,000 pixels, the limit is 500,000,000 \("):
+    with pytest.raises(InputError, match=r"30000x30000 is 900,000,000 pixels, the limit is 500,000,000$"):
         read(tmp_path / "bomb.png")
     assert peek(tmp_path / "bomb.png").size == (30000, 30000)
 
