@@ -92,7 +92,7 @@ def plan() -> None:
 
 def cost_of_plan() -> float:
     """Milliseconds by the clock."""
-    from irn_cli.batch.plan import Outputs, decided, plan_downscale
+    from irn_cli.batch.plan import Outputs, decide, plan_downscale
     from irn_cli.inputs import find_pictures
 
     with tempfile.TemporaryDirectory() as place:
@@ -100,8 +100,7 @@ def cost_of_plan() -> float:
         begin = time.perf_counter()
         outputs = Outputs(f"{place}/small")
         planned = plan_downscale(find_pictures([f"{place}/photos"]), outputs, 4, keep_latent=False)
-        for item in planned:
-            decided(item, outputs)
+        decide(planned, outputs)
         return 1e3 * (time.perf_counter() - begin) / 2000
 
 

@@ -449,7 +449,7 @@ class _Upscale(_Batch):
     seed: int | None = _latent("--seed", type=int, show_default="0", help="Which latents to draw.")
     temperature: float | None = _latent("--temperature", type=_Finite(0), show_default="1",
         help="Their standard deviation; what MODEL was not trained for is told.")  # fmt: skip
-    latent: Path | None = _latent("--latent", type=_PATH, metavar="FILE",
+    latent: str | None = _latent("--latent", type=_NAME, metavar="FILE",
         show_default="the one beside it, unless an option above is given",
         help="The kept latent of the one input.")  # fmt: skip
     spread: bool = _latent("--spread", is_flag=True,
@@ -501,6 +501,7 @@ def upscale(options: _Upscale) -> int:
 def _upscaler(options: _Upscale) -> "Work":
     """Prepare what makes pictures large; also called in the workers of a cluster."""
     from irn_cli.batch.work import Upscaler
+    from irn_cli.paths import to_path
     from irn_cli.rescale import Rescaler
     from irn_cli.weights import load_model
 
@@ -512,7 +513,7 @@ def _upscaler(options: _Upscale) -> "Work":
         samples=options.samples,
         seed=options.seed or 0,
         temperature=1.0 if options.temperature is None else options.temperature,
-        latent=options.latent,
+        latent=to_path(options.latent) if options.latent else None,
         draw=options.draw,
         spread=options.spread,
     )
@@ -531,13 +532,14 @@ def _wait_asleep() -> None:
 def _find(options: _Batch) -> "list[Input]":
     """The inputs that a command line means."""
     from irn_cli.inputs import find_pictures, read_list
+    from irn_cli.paths import open_file, to_path
 
     listed: list[str] = []
     if options.files_from == "-":
         listed = read_list(standard_input(), zeros=options.zeros)
     elif options.files_from:
         try:
-            with Path(options.files_from).open("rb") as stream:
+            with open_file(to_path(options.files_from)) as stream:
                 listed = read_list(stream, zeros=options.zeros)
         except OSError as error:
             raise InputError(f"cannot read {options.files_from}: {error.strerror}") from error
@@ -546,17 +548,14 @@ def _find(options: _Batch) -> "list[Input]":
 
 def _run(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: _Batch) -> int:
     """Work through a plan and show it; the exit status. Torch is loaded only where there is something left to do."""
-    from irn_cli.batch.plan import Outcome, decided, share
+    from irn_cli.batch.plan import Outcome, decide, share
     from irn_cli.batch.progress import follow
     from irn_cli.inputs import parse_shard
 
     if options.shard:
         plan = share(plan, *parse_shard(options.shard, os.environ))
-    clear: list[Outcome] = []
-    for item in plan:
-        if not isinstance(outcome := decided(item, options.outputs()), Outcome):
-            break
-        clear.append(outcome)
+    plan = decide(plan, options.outputs())
+    clear = [item for item in plan if isinstance(item, Outcome)]
     events = _events(plan, work, options) if len(clear) < len(plan) else (outcome for outcome in clear)
     return follow(events, len(plan), quiet=options.quiet, as_json=options.as_json, debug=_debugging())
 

@@ -5,6 +5,7 @@ import hashlib
 import os
 import platform
 import secrets
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from irn_cli.errors import Code, OutputError
+from irn_cli.paths import is_remote, to_path, upload
 
 try:
     import fcntl
@@ -30,7 +32,8 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
 
     The bytes go to a temporary file in the same directory (made if absent), which is flushed to disk and then put in
     place under its name in one step. When the block raises, the temporary file is removed and `path` is as it was; when
-    the process is killed, it stays until another one writes into this directory.
+    the process is killed, it stays until another one writes into this directory. What goes to an object store lies on
+    this machine's disk meanwhile, and is uploaded when it is finished.
 
     Args:
         path: the file to make.
@@ -39,8 +42,12 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
     Raises:
         OutputError: `path` exists (without `overwrite`), is a directory, cannot be written, or the disk is full.
     """
-    target = Path(path)
+    target = to_path(path)
     try:
+        if is_remote(target):
+            with _uploaded(target, overwrite) as stream:
+                yield stream
+            return
         _require_free(target, overwrite)
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target.parent.absolute())
@@ -55,6 +62,19 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
                 _put_new(temporary, target)
     except OSError as error:
         raise _output_error(target, error) from error
+
+
+@contextmanager
+def _uploaded(target: Path, overwrite: bool) -> Iterator[BinaryIO]:
+    """A new file on this machine, which goes into a store when the block ends."""
+    with tempfile.TemporaryDirectory(prefix="irn-") as place:
+        finished = Path(place) / "finished"
+        with finished.open("xb") as stream:
+            yield stream
+        try:
+            upload(finished, target, overwrite=overwrite)
+        except FileExistsError:
+            raise _taken(target) from None
 
 
 @contextmanager
@@ -98,7 +118,9 @@ def require_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -
     Raises:
         OutputError: `path` exists (without `overwrite`), is a directory, or lies where nothing can be made.
     """
-    target = Path(path)
+    target = to_path(path)
+    if is_remote(target):  # only an upload shows
+        return
     try:
         _require_free(target, overwrite)
         there = next(parent for parent in target.absolute().parents if _is_there(parent))

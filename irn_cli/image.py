@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,13 @@ from irn_cli.errors import Code, InputError, OutputError, RecordError, UsageErro
 from irn_cli.files import atomic_write
 from irn_cli.latent import latent_path, write_latent
 from irn_cli.metadata import read_metadata, save_options
+from irn_cli.paths import is_remote, open_file, to_path
 from irn_cli.picture import Picture
 from irn_cli.record import Record, Restored
 from irn_cli.samples import EXPECTED, Stored, fitting, inspect, to_rgb
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 # What `read` may be able to read.
 SUFFIXES = frozenset(
@@ -75,7 +79,7 @@ def read(source: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIX
     last two leave a line in the picture's `warnings`.
 
     Args:
-        source: a path, or a binary stream with the whole file in it.
+        source: a path, a store's URL, or a binary stream with the whole file in it.
         max_pixels: refuse larger pictures before anything is decoded.
 
     Raises:
@@ -129,7 +133,7 @@ def peek(source: str | os.PathLike[str] | BinaryIO) -> Header:
     Raises:
         InputError: no such file, or not a picture.
     """
-    with _opened(source) as image:
+    with _opened(source, whole=False) as image:
         size = image.height, image.width
         try:
             return Header(size, _find_record(image, _chunks(image))[0])
@@ -153,11 +157,11 @@ def write(path: str | os.PathLike[str] | BinaryIO, picture: Picture, *, overwrit
         UsageError: a suffix that we do not write, a lossy one for a small picture, or a stream for one with a latent.
         OutputError: a file exists already or cannot be written, or the format cannot hold the picture.
     """
-    if not isinstance(path, (str, os.PathLike)):
+    if _is_stream(path):
         if picture.latent:
             raise UsageError("a kept latent needs a file beside the picture's: expected a path, not a stream")
         return _encode(path, picture, *_LOSSLESS[".png"])
-    kind, options = output_format(Path(path), small=isinstance(picture.record, Record))
+    kind, options = output_format(to_path(path), small=isinstance(picture.record, Record))
     if kind in _LONGEST and max(picture.size) > _LONGEST[kind]:
         told = f"{kind} holds at most {_LONGEST[kind]} pixels a side; write a PNG or TIFF instead"
         raise OutputError(f"cannot write {path}: {told}")
@@ -196,11 +200,11 @@ def output_format(path: Path, *, small: bool) -> tuple[str, dict[str, Any]]:
 
 
 @contextmanager
-def _opened(source: str | os.PathLike[str] | BinaryIO) -> Iterator[ImageFile.ImageFile]:
+def _opened(source: str | os.PathLike[str] | BinaryIO, *, whole: bool = True) -> Iterator[ImageFile.ImageFile]:
     """Open a picture's file; whatever a decoder stumbles over becomes one clear line."""
     name = _name(source)
     try:
-        stream = open(source, "rb") if isinstance(source, (str, os.PathLike)) else source  # noqa: PTH123, SIM115
+        stream = source if _is_stream(source) else open_file(to_path(source), whole=whole)
     except FileNotFoundError:
         raise InputError(f"no such file: {name}") from None
     except OSError as error:
@@ -266,7 +270,11 @@ def _bytes(xmp: str | bytes | None) -> bytes:
 
 
 def _name(source: str | os.PathLike[str] | BinaryIO) -> str:
-    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else "standard input"
+    return "standard input" if _is_stream(source) else str(source)
+
+
+def _is_stream(source: str | os.PathLike[str] | BinaryIO) -> "TypeIs[BinaryIO]":
+    return not (isinstance(source, (str, os.PathLike)) or is_remote(source))
 
 
 def _picture(image: ImageFile.ImageFile, stored: Stored, head: bytes, chunks: Sequence[Chunk]) -> Picture:

@@ -3,12 +3,13 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import BinaryIO
 
 from irn_cli.errors import InputError, UsageError, one_line
 from irn_cli.image import FOREIGN, SUFFIXES, Header, peek
+from irn_cli.paths import below, find, is_directory, is_file, is_remote, map_paths, to_path
 
 STREAM = Path("-")  # standard input; as an output, standard output
 _WILDCARDS = frozenset("*?[")
@@ -44,9 +45,9 @@ def find_pictures(sources: Sequence[str], listed: Iterable[str] = ()) -> list[In
     found: dict[Path, Path] = {}
     missing: dict[Path, str] = {}
     for source in sources:
-        path = Path(source)
+        path = to_path(source)
         try:
-            files, reason = _meant(source, path)
+            files, reason = _in_store(path) if is_remote(path) else _meant(source, path)
         except OSError as error:
             files, reason = {}, f"{path}: {error.strerror}"
         if files is None:
@@ -59,18 +60,19 @@ def find_pictures(sources: Sequence[str], listed: Iterable[str] = ()) -> list[In
         if "\0" in name:
             missing[Path(one_line(name))] = "a name with zero bytes in it: -0 reads lists that `find -print0` writes"
         else:
-            named.append(Path(name))
+            named.append(to_path(name))
     if missing and not (found or named):
         raise InputError(next(iter(missing.values())))
     identity = identifier()
     first = {identity(path): path for path in reversed([*found, *named])}  # of its spellings
     found = {path: place for path, place in found.items() if first[identity(path)] is path}
     named = [path for path in named if first[identity(path)] is path]
-    directories = {path: identity(path).parent for path in named if path != STREAM}
+    directories = {path: _directory(identity(path)) for path in named if path != STREAM}
     common = os.path.commonpath(directories.values()) if directories else ""
+    places = {path: directories.get(path, Path(common)).relative_to(common) for path in named}
+    look = partial(_input, found=found, named=places)
     return [
-        *(_input(path, place, named=False) for path, place in found.items()),
-        *(_input(path, directories.get(path, Path(common)).relative_to(common), named=True) for path in named),
+        *map_paths(look, [*found, *named], remote=any(map(is_remote, [*found, *named]))),
         *(Input(path, Path(), True, None, reason) for path, reason in missing.items()),
     ]
 
@@ -81,7 +83,12 @@ def identifier() -> Callable[[Path], Path]:
     It remembers directories: links that change meanwhile it does not see.
     """
     real = cache(os.path.realpath)
-    return lambda path: path if path == STREAM else Path(real(path.parent), path.name)
+    return lambda path: path if path == STREAM or is_remote(path) else Path(real(path.parent), path.name)
+
+
+def _directory(path: Path) -> Path:
+    """Where a file lies, as a place in one tree of all stores and of this machine."""
+    return Path(f"/{path.parent}") if is_remote(path) else path.parent
 
 
 def _meant(source: str, path: Path) -> tuple[dict[Path, Path] | None, str]:
@@ -97,6 +104,20 @@ def _meant(source: str, path: Path) -> tuple[dict[Path, Path] | None, str]:
     if source and path.exists():
         return {}, f"{path} is neither a file nor a directory; - reads standard input"
     return {}, f"no such file or directory: {source}"
+
+
+def _in_store(path: Path) -> tuple[dict[Path, Path] | None, str]:
+    """As `_meant`, in an object store."""
+    parts = path.parts
+    if is_file(path):
+        return None, ""
+    if is_directory(path):
+        files = (file for file in find(path) if file.suffix.lower() in SUFFIXES | FOREIGN)
+        return _shown(files, path), f"no pictures in {path}"
+    if plain := next((index for index, part in enumerate(parts) if _WILDCARDS & set(part)), 0):
+        base = path.parents[len(parts) - plain - 1]
+        return _shown(find(base, "/".join(parts[plain:])), base), f"no file matches {path}"
+    return {}, f"no such file or directory: {path}"
 
 
 def _in_directory(directory: Path) -> dict[Path, Path]:
@@ -132,25 +153,31 @@ def _by_pattern(pattern: Path) -> dict[Path, Path]:
     parts = pattern.parts
     plain = next(index for index, part in enumerate(parts) if _WILDCARDS & set(part))
     base = Path(*parts[:plain])
-    files = {}
-    for match in sorted(base.glob(str(Path(*parts[plain:])))):
-        below = match.relative_to(base)
-        leads_nowhere = match.is_symlink() and not match.is_dir()
-        if (match.is_file() or leads_nowhere) and not any(part.startswith(".") for part in below.parts):
-            files[match] = below.parent
-    return files
+    matches = sorted(base.glob(str(Path(*parts[plain:]))))
+    return _shown((match for match in matches if match.is_file() or (match.is_symlink() and not match.is_dir())), base)
 
 
-def _input(path: Path, place: Path, *, named: bool) -> Input:
+def _shown(files: Iterable[Path], directory: Path) -> dict[Path, Path]:
+    """Files and their places below a directory, without those that are hidden, or in a hidden directory."""
+    places = {file: below(file, directory) for file in files}
+    hidden = {file for file, place in places.items() if any(part.startswith(".") for part in place.parts)}
+    return {file: place.parent for file, place in places.items() if file not in hidden}
+
+
+def _input(path: Path, found: Mapping[Path, Path], named: Mapping[Path, Path]) -> Input:
+    is_named = path in named
+    place = named[path] if is_named else found[path]
     try:
-        return Input(path, place, named, None if path == STREAM else peek(path))
+        return Input(path, place, is_named, None if path == STREAM else peek(path))
     except InputError:
         reason = ""
-        if os.path.isdir(path):  # noqa: PTH112  # `Path`'s methods may raise
+        if is_remote(path):
+            pass  # its turn will show why
+        elif os.path.isdir(path):  # noqa: PTH112  # `Path`'s methods may raise
             reason = f"cannot read {path}: Permission denied"
         elif os.path.islink(path) and not os.path.exists(path):  # noqa: PTH110, PTH114
             reason = f"{path} is a link that leads nowhere"
-        return Input(path, place, named, None, reason)
+        return Input(path, place, is_named, None, reason)
 
 
 def read_list(stream: BinaryIO, *, zeros: bool) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irn_cli.errors import InputError
+from irn_cli.paths import to_path
 from irn_cli.tensors import Format
 
 _FORMAT = Format("irn-latent-1", "a latent of irn", ("pixels", "original"), InputError)
@@ -31,7 +32,7 @@ class Latent:
 
 def latent_path(small: str | os.PathLike[str]) -> Path:
     """Where the latent of a small picture lies: `photo_down4.png` -> `photo_down4.latent.safetensors`."""
-    return Path(small).with_suffix(".latent.safetensors")
+    return to_path(small).with_suffix(".latent.safetensors")
 
 
 def write_latent(path: str | os.PathLike[str], latent: Latent, *, overwrite: bool = False) -> None:

@@ -16,6 +16,7 @@ from safetensors.numpy import save
 
 from irn_cli.errors import IrnError, WeightsError
 from irn_cli.files import atomic_write
+from irn_cli.paths import fetched, open_file, to_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +64,7 @@ class Format:
     @contextmanager
     def _opened(self, path: str | os.PathLike[str]) -> Iterator[safe_open]:
         try:
-            with safe_open(path, framework="np") as file:
+            with fetched(to_path(path)) as here, safe_open(here, framework="np") as file:
                 yield file
         except FileNotFoundError:
             raise self.error(f"no such file: {path}") from None
@@ -83,7 +84,7 @@ class Format:
 
 def _pointer(path: str | os.PathLike[str]) -> str:
     """What to do about a file that Git left as a note of where the real one is; empty if it is none."""
-    with Path(path).open("rb") as stream:
+    with open_file(to_path(path)) as stream:
         is_pointer = stream.read(40).startswith(b"version https://git-lfs.github.com/spec/")
     return f"{path} is only a pointer to a file in Git LFS: `git lfs pull` fetches the file" if is_pointer else ""
 

@@ -29,7 +29,7 @@ from irn_cli.batch.work import Product
 from irn_cli.cli import irn
 from irn_cli.cluster import Cluster, Lost, Setup, WorkersChanged, run_jobs
 from irn_cli.engine import Progress
-from irn_cli.errors import Code, IrnError, UsageError
+from irn_cli.errors import Code, IrnError, OutputError, UsageError
 from irn_cli.image import write
 from irn_cli.picture import Picture
 from irn_cli.ray_driver import Dispatcher, Worker
@@ -287,9 +287,8 @@ def test_what_a_cluster_cannot_do_is_refused(tmp_path: Path, monkeypatch: pytest
         list(run_on_cluster(plan, load_copy, Outputs(), Cluster()))
     (tmp_path / "file").touch()
     job = Job(tmp_path / "b.png", (tmp_path / "file" / "b.png",))
-    (outcome,) = run_on_cluster([job], load_copy, Outputs(str(tmp_path / "file")), Cluster())
-    assert isinstance(outcome, Outcome)
-    assert outcome.code == Code.UNWRITABLE
+    with pytest.raises(OutputError, match=r"^cannot write to \S+file: "):
+        list(run_on_cluster([job], load_copy, Outputs(str(tmp_path / "file")), Cluster()))
     for options, message in {
         "--runner ray --device cuda:1": "--device cuda:1 names one GPU",
         "--runner ray --threads 2": "--threads is for this machine",

@@ -270,7 +270,7 @@ def test_ctrl_c_ends_workers_and_ray_and_leaves_no_half_file(tmp_path: Path, mon
     _, errors = process.communicate(timeout=30)
     assert time.monotonic() - begin < 5
     assert process.returncode == 130
-    assert re.fullmatch(r"nothing done of 3 in [\d.]+ s\nirn: interrupted\n", errors)
+    assert re.fullmatch(r"nothing done of 3 in [\d.]+ s\n+irn: interrupted\n", errors)
     assert list((tmp_path / "small").iterdir()) == []
     time.sleep(0.5)
     left = {pid: name for pid, name in below.items() if Path(f"/proc/{pid}").exists()}

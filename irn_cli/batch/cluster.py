@@ -1,6 +1,5 @@
 """A batch on the workers of a Ray cluster: the other runner, whose workers use that of `line` for a picture each."""
 
-import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -10,13 +9,14 @@ from socket import gethostname
 from typing import Any
 
 from irn_cli.batch.line import Events, run
-from irn_cli.batch.plan import Job, Outcome, Outputs, decided
+from irn_cli.batch.plan import Job, Outcome, Outputs
 from irn_cli.batch.work import Work
 from irn_cli.cluster import Cluster, JobFunction, Lost, WorkersChanged, run_jobs
 from irn_cli.device import tune_allocator
 from irn_cli.errors import Code, InputError, OutputError, UsageError
 from irn_cli.image import MAX_PIXELS
 from irn_cli.inputs import STREAM
+from irn_cli.paths import exists, is_remote
 
 _SHARED = "inputs and outputs must lie where all nodes see them"
 
@@ -36,7 +36,7 @@ def run_on_cluster(
     one thrown into it, which is raised again after the outcomes that are known by then.
 
     Args:
-        plan: what is to be done, and outcomes that are clear already.
+        plan: what is to be done, and outcomes that are clear already (`plan.decide`).
         load_work: called in each worker, for what to do with each picture; picklable.
         outputs: what may be overwritten.
         cluster: where the workers run. All nodes must see inputs and outputs under the same names.
@@ -51,9 +51,8 @@ def run_on_cluster(
         OutputError: the output directory cannot be written.
         IrnError: no cluster answers, it was lost, or none of its workers can be used.
     """
-    items = [decided(item, outputs) for item in plan]
-    known = {place: item for place, item in enumerate(items) if isinstance(item, Outcome)}
-    jobs = {place: item for place, item in enumerate(items) if isinstance(item, Job)}
+    known = {place: item for place, item in enumerate(plan) if isinstance(item, Outcome)}
+    jobs = {place: item for place, item in enumerate(plan) if isinstance(item, Job)}
     if any(STREAM in (job.source, *job.targets) for job in jobs.values()):
         raise UsageError("workers read and write files: standard input and output need --runner local")
     places, position = list(jobs), 0  # in the plan: of each job, and of the next outcome to yield
@@ -82,10 +81,10 @@ def _mark(outputs: Outputs, jobs: Sequence[Job]) -> Iterator[Path | None]:
 
     Else one that has a directory of that name on its own disk would write results there, and call them done.
     """
-    if outputs.output is None or not jobs:  # results go beside the inputs, which a worker must see anyway
-        yield None
+    if outputs.output is None or not jobs or is_remote(jobs[0].targets[0]):
+        yield None  # results go into a store, or beside the inputs, which a worker must see anyway
         return
-    directory = Path(outputs.output) if len(jobs) > 1 else jobs[0].targets[0].parent
+    directory = jobs[0].targets[0].parent
     mark = directory / f".irn-{secrets.token_hex(8)}.part"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -110,7 +109,7 @@ def _load(
 
 def _do(work: Work, outputs: Outputs, options: dict[str, Any], job: Job, stopped: Callable[[], bool]) -> Outcome:
     """Do a job in a worker; where the batch is stopped it ends early."""
-    if not os.path.lexists(job.source):
+    if not is_remote(job.source) and not exists(job.source):
         reason = f"node {gethostname()} does not see {job.source}: {_SHARED}"
         return Outcome(job.source, "failed", Code.MISSING, reason)
     with closing(run([job], work, outputs, **options)) as events:

@@ -6,7 +6,6 @@ A runner takes a plan and the work on one picture, and yields what happens until
 
 import io
 import itertools
-import os
 import threading
 import time
 import traceback
@@ -29,6 +28,7 @@ from irn_cli.errors import Code, OutputError
 from irn_cli.image import MAX_PIXELS, read, write
 from irn_cli.inputs import STREAM
 from irn_cli.latent import latent_path
+from irn_cli.paths import exists
 from irn_cli.picture import Picture
 from irn_cli.rescale import HUGE
 from irn_cli.streams import standard_input, standard_output
@@ -65,7 +65,7 @@ def run(
     one thrown into it, does the same, and is raised again after the outcomes of what was finished.
 
     Args:
-        plan: what is to be done, and outcomes that are clear already.
+        plan: what is to be done, and outcomes that are clear already (`plan.decide`).
         work: what to do with each picture.
         outputs: what may be overwritten.
         strip: leave metadata out.
@@ -78,11 +78,10 @@ def run(
     Raises:
         BrokenPipeError: standard output is a pipe that nobody reads any more.
     """
-    items = [decided(item, outputs) for item in plan]
-    jobs = sum(isinstance(item, Job) for item in items)
+    jobs = sum(isinstance(item, Job) for item in plan)
     line = _Line(work, outputs, strip, max_pixels, max(min(at_once, jobs), 1))
     try:
-        yield from line.events(items)
+        yield from line.events(plan)
     except KeyboardInterrupt:
         line.stop()
         yield from line.finished()
@@ -226,7 +225,7 @@ class _Line:
             return _Written((target,), write(standard_output().buffer, picture))
         skip = self._outputs.existing == "skip"
         try:
-            if skip and os.path.lexists(target):
+            if skip and exists(target):
                 return _Written()
             lost = write(target, picture, overwrite=self._outputs.overwrite)
         except OutputError as error:

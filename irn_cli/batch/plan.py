@@ -12,6 +12,7 @@ from irn_cli.image import FOREIGN, SUFFIXES, output_format
 from irn_cli.inputs import STREAM, Input, identifier
 from irn_cli.latent import latent_path
 from irn_cli.metrics import finite
+from irn_cli.paths import exists, is_directory, is_remote, map_paths, modified, to_path
 from irn_cli.record import Record
 
 Existing = Literal["refuse", "skip", "update", "replace"]  # update: replaced where the input is newer, else skipped
@@ -32,13 +33,14 @@ class Outputs:
         """Where the result of one input goes; `name` is what it is called by default."""
         if self.output is None:
             return STREAM if source.path == STREAM else source.path.with_name(name)
-        if many and Path(self.output) == STREAM:
+        output = to_path(self.output)
+        if many and output == STREAM:
             raise UsageError("standard output takes one picture, not a folder or several: expected a directory")
-        if many and Path(self.output).suffix.lower() in SUFFIXES and not Path(self.output).is_dir():
+        if many and output.suffix.lower() in SUFFIXES and not is_directory(output):
             raise UsageError(f"-o {self.output} names one file, for a folder or several inputs: expected a directory")
-        if many or self.output.endswith(os.sep) or Path(self.output).is_dir():
-            return Path(self.output) / source.place / name
-        return Path(self.output)
+        if many or self.output.endswith(("/", os.sep)) or is_directory(output):
+            return output.joinpath(*source.place.parts, name)
+        return output
 
 
 @dataclass(frozen=True)
@@ -222,12 +224,21 @@ def share(plan: Sequence[Job | Outcome], index: int, count: int) -> list[Job | O
     return list(plan[index - 1 :: count])
 
 
+def decide(plan: Sequence[Job | Outcome], outputs: Outputs) -> list[Job | Outcome]:
+    """`decided` for each item of a plan."""
+    remote = any(is_remote(target) for item in plan if isinstance(item, Job) for target in item.targets)
+    return map_paths(lambda item: decided(item, outputs), plan, remote=remote)
+
+
 def decided(item: Job | Outcome, outputs: Outputs) -> Job | Outcome:
     """A job, or its outcome where what it would write is there already, or cannot be written."""
     if isinstance(item, Outcome):
         return item
     targets = [target for target in item.targets if target != STREAM]
-    there = [target for target in targets if os.path.lexists(target)]
+    try:
+        there = [target for target in targets if exists(target)]
+    except OSError as error:
+        return failure(item.source, error)
     outdated = bool(there) and outputs.existing in ("skip", "update") and _is_newer(item.source, there)
     if there and not (outputs.overwrite and (outdated or outputs.existing == "replace")):
         if outputs.existing == "refuse":
@@ -254,6 +265,6 @@ def decided(item: Job | Outcome, outputs: Outputs) -> Job | Outcome:
 def _is_newer(source: Path, files: Sequence[Path]) -> bool:
     """Whether a file has changed since one of the others has."""
     try:
-        return source != STREAM and source.stat().st_mtime > min(file.lstat().st_mtime for file in files)
+        return source != STREAM and modified(source) > min(modified(file, follow_links=False) for file in files)
     except OSError:
         return False

@@ -13,6 +13,7 @@ from irn_cli.batch.plan import Job, Result
 from irn_cli.engine import Progress
 from irn_cli.errors import Code, InputError, UsageError, WeightsError
 from irn_cli.latent import latent_path, read_latent
+from irn_cli.paths import is_file
 from irn_cli.picture import Picture, Refinement
 from irn_cli.record import Record, hash_pixels
 from irn_cli.rescale import BorderChoice, OnArtifact, Pixels, Rescaler
@@ -121,7 +122,7 @@ class Upscaler:
     def __call__(self, job: Job, picture: Picture, progress: Report) -> Iterator[Product | Result]:
         """Do one job: `Work`."""
         beside = latent_path(job.source)
-        if self.latent or (not self.draw and self.samples == 1 and beside.is_file()):
+        if self.latent or (not self.draw and self.samples == 1 and is_file(beside)):
             picture = replace(picture, latent=read_latent(self.latent or beside))
         scaler = self._scaler(picture)
         if self.size:
