@@ -937,10 +937,7 @@ class _Train(_Device):
         from irn_cli.train.recipe import read_config
         from irn_cli.train.request import Request, parse_duration
 
-        _require_weights([self.init] if self.init else [])
-        if self.config:
-            read_config(self.config)
-        return Request(
+        request = Request(
             data=self.data,
             validation=self.validation,
             include_own=self.include_own,
@@ -959,7 +956,11 @@ class _Train(_Device):
             device=self.device,
             precision=self.precision,
             memory=self.memory,
-        ).repeated()
+        )
+        _require_weights([self.init] if self.init else [])
+        if self.config:
+            read_config(self.config)
+        return request.repeated()
 
 
 @_command(irn, _Train)

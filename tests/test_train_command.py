@@ -84,6 +84,15 @@ def test_a_dry_run_writes_nothing(train: Train, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_the_scale_decides_what_differs_by_it(train: Train, tmp_path: Path) -> None:
+    save_model(tmp_path / "x2.safetensors", make_tiny_model(2))
+    shipped = ["--data", str(PHOTOS), "--recipe", "irn-shipped", "--dry-run"]
+    for given, guide in ((["-s", "2"], 4.0), (["--init", "x2.safetensors"], 4.0), ([], 16.0)):
+        assert f"guide = {guide}\n" in train(*shipped, *given).stdout, given
+    (tmp_path / "mine.toml").write_text("guide = 5.0\n")
+    assert "guide = 5.0\n" in train(*shipped, "-s", "2", "--config", "mine.toml").stdout
+
+
 def test_what_is_validated_on_is_not_trained_on(train: Train, tmp_path: Path) -> None:
     for name in ("data/train/rocket.jpg", "data/valid/coffee.png"):
         (tmp_path / name).parent.mkdir(parents=True)

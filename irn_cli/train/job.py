@@ -153,8 +153,6 @@ def _what_to_train(request: Request) -> tuple[Checkpoint | None, IRN, Recipe, Pa
     given = {key: value for key, value in (request.overrides or {}).items() if value is not None}
     config = read_config(request.config) if request.config else {}
     if request.resume is not None:
-        if request.init or request.recipe:
-            raise UsageError("--resume continues a run with its own recipe and weights: leave out --recipe and --init")
         checkpoint = load_checkpoint(request.resume)
         run = request.run or request.resume
         same = run.resolve() == request.resume.resolve()
@@ -170,10 +168,9 @@ def _what_to_train(request: Request) -> tuple[Checkpoint | None, IRN, Recipe, Pa
         return checkpoint, model, recipe, run
     if request.anneal is not None:
         raise UsageError("--anneal takes the rate of a run to zero: name the run with --resume")
-    recipe = load_recipe(request.recipe or "irn")
     start = load_model(request.init) if request.init else None
-    own = {"scale": start.config.scale} if start else {}
-    recipe = replace(recipe, **{**own, **config, **given})
+    changes = ({"scale": start.config.scale} if start else {}) | config | given
+    recipe = replace(load_recipe(request.recipe or "irn", changes.get("scale")), **changes)
     if recipe.stage == "irn-plus" and start is None:
         raise UsageError("stage irn-plus continues IRN weights: name them with --init")
     blocks = (recipe.blocks,) * (recipe.scale.bit_length() - 1)

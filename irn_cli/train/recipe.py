@@ -138,11 +138,12 @@ class Recipe:
         return rate * self.decay ** sum(step >= milestone for milestone in self.milestones)
 
 
-def load_recipe(name: str) -> Recipe:
+def load_recipe(name: str, scale: int | None = None) -> Recipe:
     """Read one of the package's recipes.
 
     Args:
         name: `irn`, `irn-plus` or `irn-shipped`.
+        scale: the recipe's own where None. What differs at 2x stands in the file's table `[x2]`, and so on.
 
     Raises:
         UsageError: there is no such recipe.
@@ -150,7 +151,10 @@ def load_recipe(name: str) -> Recipe:
     file = resources.files("irn_cli.train") / "recipes" / f"{name}.toml"
     if name not in recipe_names():
         raise UsageError(f"no recipe {name!r}; there are: {', '.join(recipe_names())}")
-    return Recipe(**_checked(tomllib.loads(file.read_text(encoding="utf-8")), name))
+    values = tomllib.loads(file.read_text(encoding="utf-8"))
+    tables = {key: values.pop(key) for key in list(values) if isinstance(values[key], dict)}
+    values["scale"] = scale or values["scale"]
+    return Recipe(**_checked(values | tables.get(f"x{values['scale']}", {}), name))
 
 
 def read_config(path: Path) -> dict[str, Any]:

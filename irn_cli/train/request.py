@@ -38,6 +38,10 @@ class Request:
     precision: str = "auto"
     memory: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.resume is not None and (self.init or self.recipe):
+            raise UsageError("--resume continues a run with its own recipe and weights: leave out --recipe and --init")
+
     def remembered(self, time_limit: float | None) -> dict[str, Any]:
         """What a call that continues the run need not repeat; the time limit is the whole schedule's, in seconds."""
         return {
