@@ -4,25 +4,37 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from irn_cli.errors import InputError, UsageError
 from irn_cli.inputs import walk
+
+Kind = Literal["restored", "small"]
+
+_WORDS: dict[Kind, str] = {"restored": "SR|rlt|out|recon|up{n}", "small": "LR|LRBI|down|down{n}"}
 
 
 class Folder:
     """A folder's pictures, found by the name of the original that they were made from.
 
-    `baby.png` is found as `baby`, and with what programs put behind a name: `_x4`, `x4`, `_SR`, `_LR`, `_rlt`, `_out`,
-    `_up4`, `_down4` and the method's own name, several of them as well; in any format that irn reads.
+    `baby.png` is found as `baby`, and with what programs put behind a name, several of them as well: the scale, the
+    method's own name, and what says which of a method's pictures it is. In any format that irn reads.
     """
 
-    def __init__(self, directory: Path, scale: int | None = None, method: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        scale: int | None = None,
+        method: str = "",
+        kinds: Sequence[Kind] = ("restored", "small"),
+    ) -> None:
         """Look what is in a folder and below.
 
         Args:
             directory: the folder.
             scale: the factor in the suffixes; any where None.
             method: another name that may stand behind a picture's.
+            kinds: which pictures to look for; some programs write both into one folder.
 
         Raises:
             UsageError: there is no such folder, or no picture in it.
@@ -30,9 +42,10 @@ class Folder:
         if not directory.is_dir():
             raise UsageError(f"no folder {directory}")
         self.directory = directory
+        n = scale or r"\d"
+        words = "|".join(_WORDS[kind].format(n=n) for kind in kinds)
         own = f"|[-_]{re.escape(method)}" if method else ""
-        factor = scale or r"\d"
-        suffix = re.compile(rf"(?:_?x{factor}|_(?:SR|LR|rlt|out|up{factor}|down{factor}){own})$", re.IGNORECASE)
+        suffix = re.compile(rf"(?:_?x{n}|_(?:{words}){own})$", re.IGNORECASE)
         self.pictures = tuple(walk(directory))
         self._found: dict[str, list[PurePosixPath]] = defaultdict(list)
         for path in self.pictures:

@@ -233,7 +233,8 @@ def find_results(text: str, scale: int) -> Given:
         restored, small = directories, ""
     if not (name and equals and restored):
         raise UsageError(f"--results {text}: expected NAME=DIR or NAME=DIR,LRDIR")
-    return Given(name, scale, Folder(Path(restored), scale, name), Folder(Path(small), scale, name) if small else None)
+    lows = Folder(Path(small), scale, name, ["small"]) if small else None
+    return Given(name, scale, Folder(Path(restored), scale, name, ["restored"]), lows)
 
 
 def load_methods(

@@ -60,6 +60,7 @@ IRN+              | 4.35 | 33.59 .9147 | 29.97 .8444 | 28.94 .8189 | 28.24 .8684
 # What other programs' rows are held against, by a word of their names.
 _OTHERS = {name.lower(): f"Bicubic & {name}" for name in ("SRCNN", "EDSR", "RDN", "RCAN", "ESRGAN", "SAN")}
 _OTHERS |= {"tad": "TAD & TAU", "car": "CAR & EDSR"}
+_OTHERS |= {"rrdb": "Bicubic & ESRGAN"}  # what its authors call the network that the paper measured
 
 ON_RGB = "* on RGB, not on Y: the paper took this figure from another one"
 SMALL_CAPTION = (

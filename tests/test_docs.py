@@ -130,6 +130,14 @@ def test_the_readmes_python_runs_as_pasted(workplace: Path) -> None:
     assert names["large"].size == (48, 64)
 
 
+def test_the_commands_that_need_other_peoples_weights_have_the_options_they_show() -> None:
+    lines = "".join(blocks(DOCS / "table-1.md", "sh")).replace("\\\n", " ").splitlines()
+    shown = [shlex.split(line) for line in lines if line.startswith("irn eval ")]
+    assert len(shown) > 5
+    for _, command, *arguments in shown:
+        irn.commands[command].make_context(command, arguments)
+
+
 # What is generated ----------------------------------------------------------------------------------------------------
 
 

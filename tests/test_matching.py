@@ -16,7 +16,8 @@ def folder(root: Path, *names: str) -> Path:
 @pytest.mark.parametrize(
     "name",
     ["baby.png", "baby_x4.png", "babyx4.jpg", "baby_SR.png", "baby_sr.webp", "baby_rlt.png", "baby_x4_SR.png",
-     "baby_LR.png", "baby_out.png", "baby_down4.png", "baby_up4.png", "baby_EDSR.png", "baby_x4-EDSR.png"],
+     "baby_LR.png", "baby_out.png", "baby_down4.png", "baby_up4.png", "baby_EDSR.png", "baby_x4-EDSR.png",
+     "babyx4_x4_SR.png", "baby_recon.png", "baby_down.png", "baby_EDSR_x4.png", "baby_LRBI_x4.png"],
 )  # fmt: skip
 def test_the_usual_suffixes(tmp_path: Path, name: str) -> None:
     found = Folder(folder(tmp_path, name, "bird.png"), 4, "EDSR")
@@ -48,6 +49,15 @@ def test_originals_of_one_stem_are_told_apart_by_their_formats(tmp_path: Path) -
         found.find("a.tif")
     with pytest.raises(InputError, match=r"2 pictures for b\.jpg in .*: b\.jpg, b_x4\.png"):
         found.find("b.jpg")
+
+
+def test_small_and_restored_pictures_in_one_folder(tmp_path: Path) -> None:
+    names = ("a_orig.png", "a_down.png", "a_recon.png", "b_x4_SR.png", "b_x4_LR.png", "b_x4_HR.png")
+    restored, small = (Folder(folder(tmp_path, *names), 4, "", [kind]) for kind in ("restored", "small"))
+    assert [restored.find(name) for name in ("a.png", "b.png")] == [tmp_path / "a_recon.png", tmp_path / "b_x4_SR.png"]
+    assert [small.find(name) for name in ("a.png", "b.png")] == [tmp_path / "a_down.png", tmp_path / "b_x4_LR.png"]
+    with pytest.raises(InputError, match=r"2 pictures for a\.png in .*: a_down\.png, a_recon\.png"):
+        Folder(tmp_path, 4).find("a.png")
 
 
 def test_any_scale(tmp_path: Path) -> None:

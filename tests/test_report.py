@@ -24,7 +24,7 @@ from irn_cli.dataset import DataSet, find_data_set
 from irn_cli.evaluation import Failure, Score, evaluate
 from irn_cli.methods import Baseline, Codec, Method, Network, find_results
 from irn_cli.page import _worst_spot, render
-from irn_cli.report import Results, comparison, follow, protocol, show, to_csv, to_json
+from irn_cli.report import Results, comparison, counterpart, follow, protocol, show, to_csv, to_json
 from tests.helpers import ROOT
 
 METRICS = [
@@ -120,6 +120,31 @@ def test_what_is_unknown_has_no_published_rows() -> None:
 def test_a_plus_model_is_held_against_the_papers() -> None:
     rows = comparison(results(score("irn-plus-x4", "Set5", "a.png", 33.59), methods=("irn-plus-x4",)))
     assert (rows[1].kind, rows[1].method, rows[1].pairs[0]) == ("difference", "IRN+", pytest.approx((0, 0.9 - 0.9147)))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("RCAN_BIX4", "Bicubic & RCAN"), ("edsr-mine", "Bicubic & EDSR"), ("RRDB_PSNR_x4", "Bicubic & ESRGAN"),
+     ("CAR", "CAR & EDSR"), ("scarf", None)],
+)  # fmt: skip
+def test_other_programs_are_known_by_a_word_of_their_names(name: str, expected: str | None) -> None:
+    assert counterpart({"kind": "results", "name": name}) == expected
+
+
+def test_figures_on_rgb_are_marked_and_no_difference_to_them_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    found = results(score("bicubic", "DIV2K", "a.png", 28.0), score("irn-x4", "DIV2K", "a.png", 35.0))
+    rows = {(row.kind, row.method): row for row in comparison(found)}
+    assert ("difference", "Bicubic & Bicubic") not in rows
+    assert ("difference", "IRN") in rows
+    assert [rows["published", name].on_rgb for name in ("Bicubic & Bicubic", "Bicubic & EDSR", "IRN")] == [
+        (True,),
+        (True,),
+        (False,),
+    ]
+    show(found)
+    out = capsys.readouterr().out
+    assert "26.66 / 0.8521*" in out
+    assert "* on RGB, not on Y" in out
 
 
 def test_tables(found: Results, capsys: pytest.CaptureFixture[str]) -> None:
