@@ -5,6 +5,7 @@ turns errors into exit statuses: 0 all done, 1 some input failed, 2 wrong usage,
 """
 
 import gc
+import json
 import math
 import os
 import re
@@ -517,6 +518,40 @@ def _upscaler(options: _Upscale) -> "Work":
         draw=options.draw,
         spread=options.spread,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Info:
+    sources: tuple[str, ...] = _argument(nargs=-1, type=_NAME, metavar="SRC...", required=True)
+    scale: int = _inputs("-s", "--scale", type=_SCALES, default=4, help="How many times smaller they are to be made.")
+    max_pixels: int = _inputs("--max-pixels", type=click.IntRange(1), default=500_000_000, metavar="N",
+        help="Do not decode larger pictures.")  # fmt: skip
+    as_json: bool = _messages("--json", is_flag=True, help="Print one JSON object per picture.")
+
+
+@_command(irn, _Info)
+def info(options: _Info) -> int:
+    """Tell what pictures are: made by irn, and from what; or what `irn downscale` would make of them.
+
+    SRC are pictures, directories or glob patterns, as for `irn downscale`. Of a small picture it is told which weights
+    restore it, whether they are here, and whether its pixels are still as irn wrote them.
+
+    \b
+    Example:
+      irn info photo_down4.png
+      irn info small --json
+    """
+    from irn_cli.info import describe
+    from irn_cli.inputs import find_pictures
+
+    standard_output()
+    failed = False
+    for source in find_pictures(options.sources):
+        found = describe(source, options.scale, max_pixels=options.max_pixels)
+        failed |= bool(found.error)
+        for line in [json.dumps(found.as_json())] if options.as_json else found.lines():
+            click.echo(line if options.as_json else one_line(line))
+    return int(failed)
 
 
 def _wait_asleep() -> None:

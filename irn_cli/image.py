@@ -70,6 +70,7 @@ class Header:
     size: tuple[int, int]  # (H, W) as stored
     record: Record | Restored | None
     damaged: bool = False  # whether there is a record that cannot be read
+    format: str = ""  # as Pillow calls it: PNG, JPEG ...
 
 
 def read(source: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -136,9 +137,9 @@ def peek(source: str | os.PathLike[str] | BinaryIO) -> Header:
     with _opened(source, whole=False) as image:
         size = image.height, image.width
         try:
-            return Header(size, _find_record(image, _chunks(image))[0])
+            return Header(size, _find_record(image, _chunks(image))[0], format=image.format or "")
         except RecordError:
-            return Header(size, None, damaged=True)
+            return Header(size, None, damaged=True, format=image.format or "")
 
 
 def write(path: str | os.PathLike[str] | BinaryIO, picture: Picture, *, overwrite: bool = False) -> tuple[str, ...]:

@@ -78,6 +78,7 @@ assert "torch" not in sys.modules, "torch"
         ("upscale nothing.png", 1),
         ("upscale README.md -m nothing", 2),
         ("upscale examples/photos", 1),
+        ("info examples/photos", 0),
         ("eval --data nothing", 2),
         ("eval --data examples/photos -m nothing", 2),
         ("eval --data examples/photos --report README.md", 1),

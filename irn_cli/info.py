@@ -1,0 +1,144 @@
+"""What a picture's file says of itself: what irn made of what, with which weights, and what irn would make of it.
+
+Pictures are decoded, for only so is it known whether one has changed; torch is not needed.
+"""
+
+import dataclasses
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from irn_cli.errors import IrnError
+from irn_cli.image import MAX_PIXELS, peek, read
+from irn_cli.inputs import STREAM, Input
+from irn_cli.latent import latent_path
+from irn_cli.picture import Picture
+from irn_cli.record import Record, Restored, hash_pixels
+from irn_cli.streams import standard_input
+from irn_cli.weights import DEFAULT_MODELS, WeightsInfo, list_weights
+
+_KINDS = {Record: "small", Restored: "restored", type(None): "foreign"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """What is known of one file; None where it does not apply, or cannot be known."""
+
+    source: Path
+    error: str = ""  # why it cannot be used; of such a file little else is known
+    format: str | None = None  # PNG, JPEG ...
+    size: tuple[int, int] | None = None  # (width, height), upright
+    bytes: int | None = None
+    carries: tuple[str, ...] = ()  # what travels with its pixels
+    warnings: tuple[str, ...] = ()  # what was lost in reading it
+    record: Record | Restored | None = None
+    unchanged: bool | None = None  # of a small picture: whether its pixels are those that irn wrote
+    weights: Path | None = None  # those that the record names, where they are here
+    latent: Path | None = None  # of a small picture: the kept latent beside it
+    scale: int | None = None  # of any other picture but a restored one: how many times smaller it would become
+    small_size: tuple[int, int] | None = None  # and what size
+    model: str | None = None  # and with which weights
+
+    def as_json(self) -> dict[str, Any]:
+        """One JSON object; what does not apply is null."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return values | {
+            "kind": "unusable" if self.error else _KINDS[type(self.record)],
+            "record": self.record and dataclasses.asdict(self.record),
+            **{name: values[name] and str(values[name]) for name in ("source", "weights", "latent")},
+        }
+
+    def lines(self) -> Iterator[str]:
+        """The same for people: a line of its own, and what belongs to it indented."""
+        told = [self.format or "unusable"]
+        told += ["{}x{}".format(*self.size)] if self.size else []
+        told += [f"{self.bytes:,} bytes"] if self.bytes else []
+        yield f"{self.source}: {', '.join(told)}"
+        if self.error:
+            yield f"  {self.error}"
+        elif isinstance(self.record, Record):
+            record = self.record
+            yield f"  made by irn: {record.scale} times smaller than {record.width}x{record.height}{_grey(record)}"
+            yield f"  weights: {record.model} revision {record.revision} ({record.weights[:12]}), {self._place()}"
+            yield f"  pixels: {'unchanged' if self.unchanged else 'changed since: it will restore poorly'}"
+            if self.latent:
+                yield f"  kept latent: {self.latent}"
+        elif self.record:
+            how = f"seed {self.record.seed}, temperature {self.record.temperature:g}, sample {self.record.sample}"
+            yield f"  restored by irn: {self.record.model} revision {self.record.revision}; {how}"
+        else:
+            yield "  not made by irn, or stripped of its record"
+            if self.small_size:
+                yield f"  irn downscale: {'{}x{}'.format(*self.small_size)} with {self.model or 'no weights yet'}"
+        if self.carries:
+            yield f"  carries: {', '.join(self.carries)}"
+        yield from (f"  {line}" for line in self.warnings)
+
+    def _place(self) -> str:
+        return f"here: {self.weights}" if self.weights else "not here: it cannot be restored well"
+
+
+def describe(source: Input, scale: int = 4, *, max_pixels: int = MAX_PIXELS) -> Info:
+    """Tell what is known of a file; whatever is wrong with it becomes its `error`.
+
+    Args:
+        source: the file.
+        scale: how many times smaller it would be made.
+        max_pixels: larger pictures are not decoded.
+    """
+    if source.missing:
+        return Info(source=source.path, error=source.missing)
+    try:
+        file = io.BytesIO(standard_input().read()) if source.path == STREAM else source.path
+        nbytes = len(file.getbuffer()) if isinstance(file, io.BytesIO) else file.stat().st_size
+        header = peek(file)
+        if isinstance(file, io.BytesIO):
+            file.seek(0)
+    except (IrnError, OSError) as error:
+        return Info(source=source.path, error=str(error))
+    height, width = header.size
+    known: dict[str, Any] = {"source": source.path, "format": header.format, "bytes": nbytes, "record": header.record}
+    try:
+        picture = read(file, max_pixels=max_pixels)
+    except IrnError as error:
+        return Info(**known, size=(width, height), error=str(error))
+    known |= {"size": picture.size[::-1], "carries": _carried(picture), "warnings": picture.warnings}
+    known["record"] = record = picture.record
+    if record:
+        known["weights"] = next((info.path for info in list_weights() if info.hash == record.weights), None)
+    if isinstance(record, Record):
+        beside = latent_path(source.path)
+        unchanged = record.small_size == picture.size and record.pixels == hash_pixels(picture.pixels)
+        return Info(**known, unchanged=unchanged, latent=beside if beside.is_file() else None)
+    if record:
+        return Info(**known)
+    small = -(-picture.size[1] // scale), -(-picture.size[0] // scale)
+    return Info(**known, scale=scale, small_size=small, model=_named(_default(scale)))
+
+
+def _default(scale: int) -> WeightsInfo | None:
+    """The weights that are used where only a scale is given."""
+    name = DEFAULT_MODELS.get(scale)
+    return next((info for info in list_weights() if info.name == name), None)
+
+
+def _named(info: WeightsInfo | None) -> str | None:
+    return f"{info.name} revision {info.revision}" if info else None
+
+
+def _grey(record: Record) -> str:
+    return " in grey" if record.mode == "L" else ""
+
+
+def _carried(picture: Picture) -> tuple[str, ...]:
+    there = {
+        "transparency": picture.alpha,
+        "colour profile": picture.icc,
+        "EXIF": picture.exif,
+        "XMP": picture.xmp,
+        "resolution": picture.dpi,
+        "texts or colour chunks": picture.chunks or None,
+    }
+    return tuple(name for name, value in there.items() if value is not None)
