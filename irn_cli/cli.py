@@ -332,6 +332,7 @@ class _Batch(_Runner):
         help="Refuse larger pictures.")  # fmt: skip
     as_json: bool = _messages("--json", is_flag=True, help="Print one JSON object per picture on standard output.")
     quiet: bool = _messages("-q", "--quiet", is_flag=True, help="Show only warnings and failures.")
+    verbose: bool = _messages("-v", "--verbose", is_flag=True, help="Name each picture that is skipped, too.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -343,6 +344,8 @@ class _Batch(_Runner):
             raise UsageError("standard output cannot take both a picture and --json; -o names a file")
         if self.force + self.skip_existing + self.update > 1:
             raise UsageError("--force, --skip-existing and --update exclude each other")
+        if self.quiet and self.verbose:
+            raise UsageError("--quiet and --verbose exclude each other")
         if self.output == "":
             raise UsageError("-o '': expected a file or a directory")
         if self.as_json or self.output == "-":
@@ -583,16 +586,24 @@ def _find(options: _Batch) -> "list[Input]":
 
 def _run(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: _Batch) -> int:
     """Work through a plan and show it; the exit status. Torch is loaded only where there is something left to do."""
-    from irn_cli.batch.plan import Outcome, decide, share
+    from irn_cli.batch.plan import Job, Outcome, decide, share
     from irn_cli.batch.progress import follow
     from irn_cli.inputs import parse_shard
 
     if options.shard:
         plan = share(plan, *parse_shard(options.shard, os.environ))
     plan = decide(plan, options.outputs())
-    clear = [item for item in plan if isinstance(item, Outcome)]
-    events = _events(plan, work, options) if len(clear) < len(plan) else (outcome for outcome in clear)
-    return follow(events, len(plan), quiet=options.quiet, as_json=options.as_json, debug=_debugging())
+    pixels = {item.source: item.pixels for item in plan if isinstance(item, Job)}
+    events = _events(plan, work, options) if pixels else (item for item in plan if isinstance(item, Outcome))
+    return follow(
+        events,
+        len(plan),
+        pixels=pixels,
+        quiet=options.quiet,
+        verbose=options.verbose,
+        as_json=options.as_json,
+        debug=_debugging(),
+    )
 
 
 def _events(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: _Batch) -> "Events":

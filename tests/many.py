@@ -213,6 +213,7 @@ def _flat(command: str, memory: list[int]) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored, which is inherited
     with tempfile.TemporaryDirectory() as directory:
         for line in check(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000, Path(directory)):
             print(line, flush=True)

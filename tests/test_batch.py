@@ -248,11 +248,13 @@ def test_large_pictures_tell_how_far_they_are(tmp_path: Path) -> None:
     events = list(run([first, second], slow, Outputs()))
     shares = [event.share for event in events if isinstance(event, Progressed) and event.source == first.source]
     assert shares == sorted(shares)
-    assert shares[0] == 0
+    assert (shares[0], shares[-1]) == (0, 1)
     assert 2 <= len(shares) <= 8  # not each of them: a terminal is redrawn a few times a second
     outcomes = [event for event in events if isinstance(event, Outcome)]
     assert [outcome.source for outcome in outcomes] == [first.source, second.source]
     assert (outcomes[0].result.input_size, outcomes[0].result.output_size) == ((16, 12), (1, 2))
+    assert outcomes[0].result.input_bytes == first.source.stat().st_size
+    assert outcomes[0].result.output_bytes == first.targets[0].stat().st_size
     assert outcomes[0].result.warnings == ("odd",)
 
 

@@ -3,14 +3,18 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
+from rich.cells import cell_len
+from rich.progress import Progress, TaskID
 
 from irn_cli.batch.line import Events, Progressed
 from irn_cli.batch.plan import Outcome, Result
-from irn_cli.batch.progress import follow
+from irn_cli.batch.progress import _Shares, follow
 from irn_cli.cluster import WorkersChanged
 from irn_cli.errors import Code
 from tests.helpers import ROOT
@@ -21,7 +25,9 @@ DONE = Outcome(
     "done",
     Code.DONE,
     outputs=(Path("b.latent.safetensors"), Path("b.png")),
-    result=Result((40, 30), (10, 8), 31.25, float("inf"), 30.75, 38.5, 1.0, 3.5, 2_000_000, 1.26, ("odd",)),
+    result=Result(
+        (40, 30), (10, 8), 31.25, float("inf"), 30.75, 38.5, 1.0, 3.5, 2_000_000, 1.26, ("odd",), 113_400, 26_000
+    ),
 )
 FAILED = Outcome(Path("c.png"), "failed", Code.BUG, "unexpected", traceback="Traceback: here\n")
 SKIPPED = Outcome(Path("d.png"), "skipped", Code.EXISTS, "e.png exists already")
@@ -42,12 +48,100 @@ def test_lines_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     *lines, summary = shown.err.splitlines()
     assert lines == [
         "a\\n.png: warning: odd",
-        "a\\n.png -> b.latent.safetensors, b.png (40x30 -> 10x8; restores at 31.25 dB Y, inf dB RGB; "
+        "a\\n.png -> b.latent.safetensors, b.png (40x30 -> 10x8, 113 kB -> 26 kB; restores at 31.25 dB Y, inf dB RGB; "
         "before refinement 30.75 and 38.50; latent 2.0 MB; 1.3 s)",
         "c.png: failed: unexpected",
         "d.png: skipped: e.png exists already",
     ]
-    assert summary.startswith("1 done, 1 skipped, 1 failed in ")
+    assert re.fullmatch(r"1 done, 1 skipped, 1 failed in \d\.\d s; 113 kB -> 26 kB", summary)
+
+
+def skipped(code: Code, count: int, reason: str = "{}_down4.png exists already") -> list[Outcome]:
+    return [Outcome(Path(f"{code}{i}.png"), "skipped", code, reason.format(i)) for i in range(count)]
+
+
+def test_what_is_skipped_is_counted_and_listed_only_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    them = skipped(Code.EXISTS, 9998)
+    assert follow(events(*them), 9998) == 0
+    assert capsys.readouterr().err == "9,998 skipped: their outputs exist\n"
+    them = [*skipped(Code.OUTDATED, 2), *skipped(Code.UNSUPPORTED, 3, "irn does not read .heic"), SKIPPED, DONE]
+    follow(events(*them), 7)
+    assert capsys.readouterr().err.splitlines()[2:-1] == [
+        "2 skipped: their outputs exist, but they have changed since: --update renews them",
+        "3 skipped: irn does not read .heic",
+        "d.png: skipped: e.png exists already",
+    ]
+    follow(events(*them), 7, verbose=True)
+    shown = capsys.readouterr().err
+    assert "outdated1.png: skipped: 1_down4.png exists already\n" in shown
+    assert "2 skipped" not in shown
+
+
+def bars(events: Events, pixels: dict[Path, int], monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How far the bar is, 0 to 1, whenever it is set."""
+    shares: list[float] = []
+    update = Progress.update
+
+    def watched(self: Progress, task: TaskID, **fields: Any) -> None:
+        update(self, task, **fields)
+        shares.append(self.tasks[0].completed / (self.tasks[0].total or 0))
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(Progress, "update", watched)
+    follow(events, len(pixels), pixels=pixels)
+    return shares
+
+
+def test_the_bar_goes_forward_only_and_by_pixels(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b, c = (Path(name) for name in "abc")
+    done = Outcome(a, "done", Code.DONE, result=Result(seconds=1.0))
+    told = [Progressed(a, 0), Progressed(b, 0), Progressed(b, 0.5), Progressed(a, 0.5), Progressed(b, 1),
+            Progressed(a, 0.25), Progressed(c, 0), Progressed(a, 1), done, replace(done, source=b),
+            replace(done, source=c)]  # fmt: skip
+    shares = bars(events(*told), {a: 30_000_000, b: 10_000_000, c: 0}, monkeypatch)
+    assert shares == sorted(shares)
+    assert shares[2:4] == pytest.approx([0.125, 0.5], abs=2e-3)
+    assert shares[-1] == 1
+    assert re.search(r"3 done in \d\.\d s, 2 at a time\n", capsys.readouterr().err)
+
+
+def test_the_time_left_is_that_of_the_pixels_left_not_of_what_was_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    paths = [Path(str(number)) for number in range(4)]
+    shares = _Shares(dict.fromkeys(paths, 10000000))
+    assert shares.rates() == (0, 0, None)
+    shares.end(Outcome(paths[0], "skipped", Code.EXISTS))
+    shares.progress(paths[1], 0)
+    now += 10
+    shares.end(Outcome(paths[1], "done", Code.DONE))
+    shares.progress(paths[2], 0)
+    now += 5
+    shares.progress(paths[2], 0.5)
+    megapixels, pictures, left = shares.rates()
+    assert (megapixels, pictures) == pytest.approx((1, 6))
+    assert left == pytest.approx(15)
+    assert shares.at_once == 1
+
+
+def test_at_80_columns_the_bar_is_one_line_and_lines_break_between_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    source = Path("日本の写真" * 9, "IMG_0001.jpg")
+    pixels = {source: 12_000_000} | {Path(f"{number}"): 1 for number in range(9999)}
+    named = replace(DONE, source=Path("holidays/IMG_0001.jpg"), outputs=(Path("small/holidays/IMG_0001_down4.png"),))
+    follow(events(Progressed(source, 0), Progressed(source, 0.5), named), 10_000, pixels=pixels)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    lines = re.split(r"[\r\n]+", shown)
+    assert max(map(cell_len, lines)) <= 80
+    (bar,) = (line for line in lines if "IMG_0001.jpg" in line and "/10,000" in line)
+    assert re.fullmatch(r"…日本の写真/IMG_0001.jpg +[\d.]+ MP/s, [\d,]+/min .* 1/10,000 +\d+:\d\d:\d\d *", bar), bar
+    assert {"40x30", "10x8,", "31.25", "30.75"} <= set(shown.replace("(", "").split())
 
 
 def test_quiet_leaves_warnings_and_failures(capsys: pytest.CaptureFixture[str]) -> None:

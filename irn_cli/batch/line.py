@@ -12,6 +12,7 @@ import traceback
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,7 @@ class Progressed:
     """How far the work on one picture is."""
 
     source: Path
-    share: float  # 0 to 1; 0 is its begin
+    share: float  # 0 to 1; 0 is its begin, 1 its end but for what is still being written
     note: str = ""  # what else there is to tell
 
 
@@ -170,13 +171,14 @@ class _Line:
                 return
             report = self._progress(job, silent=small)
             picture = reading.result() if reading else self._load(job)
-            flight.result = Result(input_size=picture.size[::-1], warnings=picture.warnings)
+            known: dict[str, Any] = {"input_size": picture.size[::-1], "input_bytes": _size(job.source)}
+            flight.result = Result(warnings=picture.warnings, **known)
             alone = max(picture.pixels.size // 3, following.pixels if following else 0) > HUGE
             if following and not small and not alone and not self._is_small(following):
                 self._ahead = self._reader.submit(self._load, following)
             for item in self._work(job, picture, report):
                 if isinstance(item, Result):
-                    flight.result = replace(item, input_size=picture.size[::-1])
+                    flight.result = replace(item, **known)
                     continue
                 self._free.acquire()
                 writing = self._writers.submit(self._store, item)
@@ -188,6 +190,7 @@ class _Line:
         except Exception as error:  # whatever it is, it is this picture's
             flight.error = error
         flight.seconds = time.perf_counter() - begin
+        self._news.put(Progressed(job.source, 1.0))
 
     def _is_small(self, job: Job) -> bool:
         return self._at_once > 1 and 0 < job.pixels <= SMALL
@@ -232,7 +235,15 @@ class _Line:
             if skip and error.code is Code.EXISTS:  # another run was quicker
                 return _Written()
             raise
-        return _Written((latent_path(target), target) if picture.latent else (target,), lost)
+        files = (latent_path(target), target) if picture.latent else (target,)
+        return _Written(files, lost, sum(_size(file) or 0 for file in files))
+
+
+def _size(source: Path) -> int | None:
+    """Bytes of a file, where they can be told."""
+    with suppress(OSError):
+        return None if source == STREAM else source.stat().st_size
+    return None
 
 
 @dataclass(frozen=True)
@@ -241,6 +252,7 @@ class _Written:
 
     files: tuple[Path, ...] = ()  # none, where another run has made them
     lost: tuple[str, ...] = ()  # what the format cannot hold, one line each
+    size: int = 0  # bytes, as far as known
 
 
 @dataclass
@@ -280,7 +292,8 @@ class _InFlight:
             return Outcome(source, "skipped", Code.EXISTS, f"{self.job.targets[0]} exists already: another run made it")
         lost = (line for each in written for line in each.lost)
         warnings = dict.fromkeys((*self.job.warnings, *self.result.warnings, *lost))
-        result = replace(self.result, seconds=self.seconds, warnings=tuple(warnings))
+        size = sum(each.size for each in written)
+        result = replace(self.result, output_bytes=size or None, seconds=self.seconds, warnings=tuple(warnings))
         if error is None:
             return Outcome(source, "done", Code.DONE, outputs=files, result=result)
         trace = "".join(traceback.format_exception(error))

@@ -69,6 +69,8 @@ class Result:
     latent_bytes: int | None = None
     seconds: float | None = None
     warnings: tuple[str, ...] = ()
+    input_bytes: int | None = None  # of the file that was read
+    output_bytes: int | None = None  # of all files that were written
 
 
 @dataclass(frozen=True)

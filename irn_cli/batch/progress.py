@@ -3,36 +3,60 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
 from irn_cli.batch.plan import Outcome
 from irn_cli.cluster import WorkersChanged
-from irn_cli.errors import one_line
+from irn_cli.errors import Code, one_line
 
 if TYPE_CHECKING:
     from irn_cli.batch.line import Events, Progressed  # which load torch
 
+_NAME = 24  # columns
+_OVERHEAD = 1 << 15  # pixels that the network does while a file is opened and another written
+# What is told of many skipped at once, where the reason of each is about its own files.
+_SKIPPED = {
+    Code.EXISTS: "their outputs exist",
+    Code.OUTDATED: "their outputs exist, but they have changed since: --update renews them",
+    Code.OWN: "irn made them",
+    Code.NO_RECORD: "no record of irn: foreign, or stripped; --scale and --size restore them all the same",
+}
 
-def follow(events: "Events", total: int, *, quiet: bool = False, as_json: bool = False, debug: bool = False) -> int:
+
+def follow(
+    events: "Events",
+    total: int,
+    *,
+    pixels: Mapping[Path, int] | None = None,
+    quiet: bool = False,
+    verbose: bool = False,
+    as_json: bool = False,
+    debug: bool = False,
+) -> int:
     """Show a batch on standard error, or its outcomes as JSON on standard output, until it is done.
 
     Args:
         events: what a runner yields; closed at the end, whatever that is.
         total: how many outcomes there will be.
+        pixels: of the large picture of each job, by its source, as far as known: what its share of the bar is.
         quiet: show warnings and failures only.
+        verbose: show each picture that is skipped, not only how many.
         as_json: print one JSON object for each outcome, and nothing else.
         debug: show the traceback of each failure.
 
     Returns:
         The exit status: 1 if something failed, else 0.
     """
-    shown = _Display(total, quiet=quiet, as_json=as_json, debug=debug)
+    shown = _Display(total, pixels or {}, quiet=quiet, verbose=verbose, as_json=as_json, debug=debug)
     begin = time.monotonic()
     try:
         with closing(events), shown.bar:
@@ -55,24 +79,85 @@ def _interrupted(events: "Events") -> "Iterator[Progressed | WorkersChanged | Ou
     yield from events
 
 
+class _Shares:
+    """How much of a batch is done: each job counts by its pixels, also while it is worked on."""
+
+    def __init__(self, pixels: Mapping[Path, int]) -> None:
+        self._pixels = pixels
+        self._under_way: dict[Path, float] = {}  # share done of each job that has begun, until its outcome is known
+        self._begin = 0.0  # of the first job
+        self._ended = 0  # weight of all jobs that are no more to be done
+        self._worked = self._worked_pixels = self._worked_files = 0  # of those, what was worked on
+        self.total = sum(map(self._weight, pixels))
+        self.at_once = 0  # most jobs that were worked on at the same time
+
+    def _weight(self, source: Path) -> int:
+        return self._pixels[source] + _OVERHEAD
+
+    def progress(self, source: Path, share: float) -> None:
+        self._begin = self._begin or time.monotonic()
+        share = max(share, self._under_way.get(source, 0.0))
+        if source in self._pixels:
+            self._under_way[source] = share
+        self.at_once = max(self.at_once, sum(share < 1 for share in self._under_way.values()))
+
+    def end(self, outcome: Outcome) -> None:
+        if outcome.source not in self._pixels:
+            return
+        self._under_way.pop(outcome.source, None)
+        self._ended += self._weight(outcome.source)
+        if outcome.status != "skipped":
+            self._worked += self._weight(outcome.source)
+            self._worked_pixels += self._pixels[outcome.source]
+            self._worked_files += 1
+
+    @property
+    def done(self) -> float:
+        """The weight done, up to `total`."""
+        return self._ended + self._begun(self._weight)
+
+    def _begun(self, measure: Callable[[Path], float]) -> float:
+        return sum(share * measure(source) for source, share in self._under_way.items())
+
+    def rates(self) -> tuple[float, float, float | None]:
+        """Megapixels per second, pictures per minute, and the seconds left, where that can be said."""
+        seconds = max(time.monotonic() - self._begin, 1e-3) if self._begin else 0.0
+        worked = self._worked + self._begun(self._weight)
+        if not (seconds and worked):
+            return 0.0, 0.0, None
+        pixels = self._worked_pixels + self._begun(self._pixels.__getitem__)
+        files = self._worked_files + self._begun(lambda _: 1)
+        return pixels / seconds / 1e6, files / seconds * 60, (self.total - self.done) / worked * seconds
+
+
 class _Display:
     """A bar that names the picture at hand, and lines above it."""
 
-    def __init__(self, total: int, *, quiet: bool, as_json: bool, debug: bool) -> None:
+    def __init__(
+        self, total: int, pixels: Mapping[Path, int], *, quiet: bool, verbose: bool, as_json: bool, debug: bool
+    ) -> None:
         self.counts: Counter[str] = Counter()  # outcomes by their status
-        self._total, self._quiet, self._as_json, self._debug = total, quiet, as_json, debug
-        self._console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
+        self._total, self._quiet, self._verbose = total, quiet, verbose
+        self._as_json, self._debug = as_json, debug
+        self._shares = _Shares(pixels)
+        self._skipped: dict[str, list[Outcome]] = {}  # by what is told of them together
+        self._bytes = [0, 0]  # read and written, of the pictures that are done
+        self._console = Console(stderr=True, markup=False, highlight=False)
+        self._console.soft_wrap = not self._console.is_terminal  # there lines break between words, elsewhere not at all
         self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn() if total > 1 else TextColumn("{task.percentage:>3.0f} %"),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}", table_column=Column(width=_NAME, no_wrap=True)),
+            TextColumn("{task.fields[rate]}", table_column=Column(no_wrap=True)),
+            BarColumn(None, table_column=Column(ratio=1, min_width=6)),
+            TextColumn("{task.fields[count]}", table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True, min_width=7, justify="right")),
             console=self._console,
             transient=True,
+            expand=True,
             disable=quiet or not self._console.is_terminal,
         )
-        self._task = self.bar.add_task("", total=total)
+        self._task = self.bar.add_task("", total=max(self._shares.total, 1), rate="", count="", left="")
         self._workers, self._begin = -1, 0.0  # ready ones of a cluster, and since when; -1: there is none
+        self._note = ""
 
     def show(self, events: "Iterable[Progressed | WorkersChanged | Outcome]") -> None:
         for event in events:
@@ -84,48 +169,111 @@ class _Display:
                 self.progress(event)
 
     def progress(self, at: "Progressed") -> None:
-        name = one_line(at.source.name)
-        name = name if len(name) <= 32 else f"{name[:15]}…{name[-16:]}"
-        description = f"{name} ({at.note})" if at.note else name
-        self.bar.update(self._task, description=description, completed=self.counts.total() + min(at.share, 0.99))
+        self._shares.progress(at.source, at.share)
+        self._note = at.note
+        self._update(description=_tail(one_line(str(at.source)), _NAME))
 
     def count_workers(self, changed: WorkersChanged) -> None:
         self._workers, self._begin = changed.live, self._begin or time.monotonic()
-        self._describe_workers()
+        self._update()
         if changed.given_up:
             self._say(f"irn: a worker was given up: {one_line(changed.given_up)}", style="yellow")
 
-    def _describe_workers(self) -> None:
-        rate = (self.counts["done"] + self.counts["failed"]) / max(time.monotonic() - self._begin, 1e-3)
-        workers = f"{self._workers} worker{'s' * (self._workers != 1)}"
-        self.bar.update(self._task, description=f"{workers}, {rate:.1f} files/s")
+    def _update(self, **fields: Any) -> None:
+        if self.bar.disable:
+            return
+        megapixels, pictures, left = self._shares.rates()
+        count = f"{self.counts.total():,}/{self._total:,}"
+        if self._total == 1:
+            count = f"{100 * self._shares.done / max(self._shares.total, 1):.0f} %"
+        rate = f"{megapixels:.1f} MP/s, {pictures:,.0f}/min" if left is not None else ""
+        if self._workers >= 0:
+            files = (self.counts["done"] + self.counts["failed"]) / max(time.monotonic() - self._begin, 1e-3)
+            rate = f"{self._workers} worker{'s' * (self._workers != 1)}, {files:.1f} files/s"
+        fields |= {"rate": self._note or rate, "count": count, "left": "" if left is None else _clock(left)}
+        self.bar.update(self._task, completed=self._shares.done, **fields)
 
     def end(self, outcome: Outcome) -> None:
         self.counts[outcome.status] += 1
-        self.bar.update(self._task, completed=self.counts.total())
-        if self._workers >= 0:
-            self._describe_workers()
+        self._shares.end(outcome)
+        self._update()
         if self._debug and outcome.traceback:
             self._say(outcome.traceback.rstrip())
         if self._as_json:
             click.echo(json.dumps(outcome.as_json()))
             return
-        source, reason = one_line(str(outcome.source)), one_line(outcome.reason)
+        source = one_line(str(outcome.source))
         for warning in outcome.result.warnings:
             self._say(f"{source}: warning: {one_line(warning)}", style="yellow")
         if outcome.status == "failed":
+            reason = one_line(outcome.reason)
             self._say(f"failed: {reason}" if source in reason else f"{source}: failed: {reason}", style="red")
-        elif not self._quiet:
-            self._say(f"{source}: skipped: {reason}" if outcome.status == "skipped" else _line(outcome))
+        elif outcome.status == "done":
+            for index, size in enumerate((outcome.result.input_bytes, outcome.result.output_bytes)):
+                self._bytes[index] += size or 0
+            if not self._quiet:
+                self._say(_line(outcome))
+        elif self._verbose:
+            self._say(_skipped(outcome))
+        else:
+            self._skipped.setdefault(_SKIPPED.get(outcome.code, outcome.reason), []).append(outcome)
 
     def summarise(self, seconds: float, *, interrupted: bool = False) -> None:
-        if self._quiet or self._as_json or (self._total == 1 and not interrupted):
+        if self._quiet or self._as_json:
             return
-        counts = ", ".join(f"{self.counts[name]} {name}" for name in ("done", "skipped", "failed") if self.counts[name])
-        self._say(f"{counts or 'nothing done'}{f' of {self._total}' if interrupted else ''} in {seconds:.1f} s")
+        for reason, outcomes in self._skipped.items():
+            many = f"{len(outcomes):,} skipped: {one_line(reason)}"
+            self._say(_skipped(outcomes[0]) if len(outcomes) == 1 else many)
+        told_all = list(self.counts) == ["skipped"] and len(self._skipped) == 1
+        if (self._total == 1 or told_all) and not interrupted:
+            return
+        counts = ", ".join(
+            f"{count:,} {name}" for name in ("done", "skipped", "failed") if (count := self.counts[name])
+        )
+        told = f"{counts or 'nothing done'}{f' of {self._total:,}' if interrupted else ''} in {_duration(seconds)}"
+        if self._shares.at_once > 1:
+            told += f", {self._shares.at_once} at a time"
+        if all(self._bytes):
+            told += f"; {human_bytes(self._bytes[0])} -> {human_bytes(self._bytes[1])}"
+        self._say(told)
 
     def _say(self, line: str, style: str | None = None) -> None:
         self._console.print(line, style=style)
+
+
+def _tail(name: str, width: int) -> str:
+    """The end of a name, which is as wide as that at most."""
+    if cell_len(name) <= width:
+        return name
+    while cell_len(name) > width - 1:
+        name = name[1:]
+    return f"…{name}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 600:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def human_bytes(count: int) -> str:
+    """A size for people, as 113 kB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB" if count >= 1000 else f"{count} bytes"
+
+
+def _skipped(outcome: Outcome) -> str:
+    return f"{one_line(str(outcome.source))}: skipped: {one_line(outcome.reason)}"
 
 
 def _line(outcome: Outcome) -> str:
@@ -133,6 +281,8 @@ def _line(outcome: Outcome) -> str:
     result = outcome.result
     sizes = [f"{width}x{height}" for width, height in filter(None, (result.input_size, result.output_size))]
     notes = [" -> ".join(sizes)]
+    if result.input_bytes and result.output_bytes:
+        notes[0] += f", {human_bytes(result.input_bytes)} -> {human_bytes(result.output_bytes)}"
     if result.psnr_y is not None:
         notes.append(f"restores at {result.psnr_y:.2f} dB Y, {result.psnr_rgb:.2f} dB RGB")
     if result.unrefined_psnr_y is not None:
