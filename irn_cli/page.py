@@ -24,7 +24,7 @@ from irn_cli.evaluation import Score, flat
 from irn_cli.methods import Method
 from irn_cli.metrics import finite
 from irn_cli.picture import Picture
-from irn_cli.report import ON_RGB, SMALL_CAPTION, Results, caption, comparison
+from irn_cli.report import SMALL_CAPTION, Results, caption, comparison, picture_counts, remarks
 
 _PART = (960, 720)  # width and height: of a larger picture the page carries this much, around the worst spot
 _SPOT = 64  # side of the enlarged spot, pixels
@@ -52,21 +52,16 @@ def render(results: Results, methods: Sequence[Method], datasets: Sequence[DataS
         for dataset in datasets
         for name, roles in _chosen(dataset.name, [method.name for method in methods], results.scores).items()
     ]
-    summary = results.summary
+    rows = comparison(results)
+    counts = picture_counts(results)
     data = {
         "caption": caption(results.protocol),
         "smallCaption": SMALL_CAPTION,
-        "onRgb": ON_RGB,
+        "remarks": remarks(rows),
         "protocol": results.protocol,
-        "sets": [
-            {
-                "name": dataset.name,
-                "pictures": max((s.pictures for s in summary if s.dataset == dataset.name), default=0),
-            }
-            for dataset in datasets
-        ],
-        "comparison": [dataclasses.asdict(row) for row in comparison(results)],
-        "summary": [flat(row) for row in summary],
+        "sets": [{"name": dataset.name, "pictures": counts[dataset.name]} for dataset in datasets],
+        "comparison": [{**dataclasses.asdict(row), "marks": row.marks} for row in rows],
+        "summary": [flat(row) for row in results.summary],
         "pictures": [flat(row) for row in results.scores],
         "failures": [dataclasses.asdict(row) for row in results.failures],
         "exhibits": exhibits,

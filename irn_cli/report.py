@@ -63,6 +63,7 @@ _OTHERS |= {"tad": "TAD & TAU", "car": "CAR & EDSR"}
 _OTHERS |= {"rrdb": "Bicubic & ESRGAN"}  # what its authors call the network that the paper measured
 
 ON_RGB = "* on RGB, not on Y: the paper took this figure from another one"
+FEWER = "(n) on n pictures only: the others could not be measured"
 SMALL_CAPTION = (
     "small: against bicubic, on Y; worst patch: mean deviation of 8x8 pixels, levels; "
     "bits/pixel: of the file that is kept, by the original's pixels"
@@ -93,6 +94,15 @@ class Row:
     seconds: float | None  # a picture
     pairs: tuple[Pair | None, ...]  # on Y, data set by data set
     on_rgb: tuple[bool, ...] = ()  # for a published row: which of them are figures on RGB
+    pictures: tuple[int | None, ...] = ()  # for a measured row: how many, where others were measured on more
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What is put behind each figure; `remarks` explains it."""
+        if self.kind == "published":
+            return tuple("*" if on_rgb else "" for on_rgb in self.on_rgb)
+        counts = self.pictures or (None,) * len(self.pairs)
+        return tuple("" if count is None else f" ({count})" for count in counts)
 
 
 def protocol(
@@ -164,13 +174,15 @@ def comparison(results: Results) -> list[Row]:
     """Lay out methods by data sets: each method measured, its difference to its published row, then all of those."""
     summary = {(row.method, row.dataset): row for row in results.summary}
     sets = [dataset["name"] for dataset in results.protocol["datasets"]]
+    most = picture_counts(results)
     published = published_rows(results.protocol["scale"], sets)
     rows = []
     for method in results.protocol["methods"]:
         found = [summary.get((method["name"], name)) for name in sets]
         pairs: tuple[Pair | None, ...] = tuple((row.psnr_y, row.ssim_y) if row else None for row in found)
         seconds = _mean_seconds([row for row in found if row])
-        rows.append(Row("measured", method["name"], method["parameters"], seconds, pairs))
+        counts = tuple(row.pictures if row and row.pictures < most[row.dataset] else None for row in found)
+        rows.append(Row("measured", method["name"], method["parameters"], seconds, pairs, pictures=counts))
         reference = next((row for row in published if row.method == counterpart(method)), None)
         if reference:
             differences = tuple(map(_difference, pairs, reference.pairs, reference.on_rgb))
@@ -179,13 +191,30 @@ def comparison(results: Results) -> list[Row]:
     return rows + published
 
 
+def picture_counts(results: Results) -> dict[str, int]:
+    """How many pictures of each data set were measured, by the method that failed on the fewest."""
+    counts = {dataset["name"]: 0 for dataset in results.protocol["datasets"]}
+    for row in results.summary:
+        counts[row.dataset] = max(counts[row.dataset], row.pictures)
+    return counts
+
+
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """What the marks in a comparison mean, one line each."""
+    found = {
+        ON_RGB: any(any(row.on_rgb) for row in rows),
+        FEWER: any(any(row.pictures) for row in rows),
+    }
+    return [remark for remark, needed in found.items() if needed]
+
+
 def show(results: Results, *, stderr: bool = False) -> None:
     """Print two tables, of restored pictures beside the papers' numbers and of small pictures, and what is missing."""
     console = wide_console(stderr=stderr)
     console.print(caption(results.protocol), highlight=False)
     console.print(_main_table(results))
-    if any(any(row.on_rgb) for row in comparison(results)):
-        console.print(ON_RGB, highlight=False)
+    for remark in remarks(comparison(results)):
+        console.print(remark, highlight=False)
     console.print(f"\n{SMALL_CAPTION}", highlight=False)
     console.print(_small_table(results))
     if results.failures:
@@ -295,8 +324,7 @@ def _mean_seconds(rows: Sequence[Summary]) -> float | None:
 
 
 def _main_table(results: Results) -> Table:
-    sets = {dataset["name"]: 0 for dataset in results.protocol["datasets"]}
-    sets |= {row.dataset: row.pictures for row in results.summary}
+    sets = picture_counts(results)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("method", overflow="fold")
     for name in ("parameters", "s/picture", *(f"{name} ({pictures})" for name, pictures in sets.items())):
@@ -312,8 +340,7 @@ def _main_table(results: Results) -> Table:
         seconds = f"{row.seconds:.2f}" if row.seconds is not None else ""
         sign = "+" if row.kind == "difference" else ""
         style = {"measured": "bold", "difference": "", "published": "dim"}[row.kind]
-        marks = ["*" if on_rgb else "" for on_rgb in row.on_rgb] or [""] * len(row.pairs)
-        cells = [show_pair(pair, sign) + mark for pair, mark in zip(row.pairs, marks, strict=True)]
+        cells = [show_pair(pair, sign) + mark for pair, mark in zip(row.pairs, row.marks, strict=True)]
         table.add_row(Text(name), parameters, seconds, *cells, style=style)
     return table
 

@@ -82,6 +82,7 @@ assert "torch" not in sys.modules, "torch"
         ("eval --data nothing", 2),
         ("eval --data examples/photos -m nothing", 2),
         ("eval --data examples/photos --report README.md", 1),
+        ("eval --compare README.md README.md", 1),
         ("compare examples/photos/coffee.png examples/photos/coffee.png", 0),
         ("train --data nothing", 2),
         ("train --data examples/photos --init nothing", 2),

@@ -131,6 +131,23 @@ def test_other_programs_are_known_by_a_word_of_their_names(name: str, expected: 
     assert counterpart({"kind": "results", "name": name}) == expected
 
 
+def test_means_over_fewer_pictures_are_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    found = results(
+        score("irn-x4", "Set5", "a.png", 36.0),
+        Failure("Set5", "b.png", "irn-x4", "no memory"),
+        score("bicubic", "Set5", "a.png", 28.0),
+        score("bicubic", "Set5", "b.png", 30.0),
+    )
+    rows = comparison(found)
+    assert [row.pictures for row in rows if row.kind == "measured"] == [(1,), (None,)]
+    show(found)
+    out = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "method parameters s/picture Set5 (2)" in out
+    assert "irn-x4 4.36 M 1.50 36.00 / 0.9000 (1)" in out
+    assert "bicubic 1.50 29.00 / 0.9000" in out
+    assert "(n) on n pictures only: the others could not be measured" in out
+
+
 def test_figures_on_rgb_are_marked_and_no_difference_to_them_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
     found = results(score("bicubic", "DIV2K", "a.png", 28.0), score("irn-x4", "DIV2K", "a.png", 35.0))
     rows = {(row.kind, row.method): row for row in comparison(found)}
