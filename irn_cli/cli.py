@@ -13,6 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import partial, wraps
 from inspect import get_annotations
@@ -1029,7 +1030,7 @@ def train(options: _Train) -> int:
     request = options.request()
     from irn_cli.device import tune_allocator, tune_convolutions
     from irn_cli.train.job import prepare, processes
-    from irn_cli.train.monitor import RunConsole, stopping, watch
+    from irn_cli.train.monitor import RunConsole, how_to_stop, stopping, watch
     from irn_cli.train.recipe import recipe_toml
     from irn_cli.train.trainer import train
 
@@ -1044,10 +1045,10 @@ def train(options: _Train) -> int:
         if options.dry_run:
             click.echo(recipe_toml(job.step.recipe), nl=False)
             return 0
-        if job.step.process == 0:
-            job.open()
         console = RunConsole(stderr=True) if job.step.process == 0 else None
-        with stopping() as interrupted:
+        if console and (remark := how_to_stop()) and not options.quiet:
+            click.echo(f"irn: {remark}", err=True)
+        with job.open() if console else nullcontext(), stopping() as interrupted:
             events = train(
                 job.step,
                 job.run,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from irn_cli.errors import Code, OutputError
 from irn_cli.paths import is_remote, to_path, upload
@@ -110,6 +110,25 @@ def _sweep(directory: Path) -> None:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if here or path.stat().st_mtime < time.time() - _DAY:
                 path.unlink()
+
+
+def lock(stream: IO[bytes], *, shared: bool = False) -> bool:
+    """Lock an open file for as long as it stays open; the lock of a process that is killed ends with it.
+
+    Args:
+        stream: the file.
+        shared: whether others may hold such a lock beside ours.
+
+    Returns:
+        Whether we have it. Where there are no locks (Windows, some network file systems) we do.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)
+    return True
 
 
 def require_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from irn_cli.errors import Code, OutputError
-from irn_cli.files import atomic_write, require_writable
+from irn_cli.files import atomic_write, lock, require_writable
 
 
 def test_a_file_appears_whole_with_public_permissions(tmp_path: Path) -> None:
@@ -180,3 +180,26 @@ def test_who_sweeps_at_the_wrong_moment_takes_no_file_from_who_writes(
     assert len(swept) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_bytes() == b"whole"
+
+
+def test_a_lock_lasts_until_its_file_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("ab") as first, path.open("ab") as second, path.open("rb") as third:
+        assert lock(first)
+        assert not lock(second)
+        assert not lock(second, shared=True)
+        first.close()
+        assert lock(second, shared=True)
+        assert lock(third, shared=True)
+        assert not lock(second)
+
+
+def test_where_there_are_no_locks_everyone_has_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with (tmp_path / "log").open("ab") as stream:
+        monkeypatch.setattr("irn_cli.files.fcntl.flock", unknown)
+        assert lock(stream)
+        monkeypatch.setattr("irn_cli.files.fcntl", None)
+        assert lock(stream)

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,8 @@ from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
 from irn_cli.train.checkpoint import load_checkpoint
 from irn_cli.train.data import hold_out
-from irn_cli.train.request import parse_duration
+from irn_cli.train.job import prepare
+from irn_cli.train.request import Request, parse_duration
 from irn_cli.weights import load_model, read_info, save_model
 from tests.helpers import make_tiny_model, photo_like, vgg_tensors
 
@@ -369,7 +372,7 @@ def wait_for_step(tmp_path: Path, step: int) -> None:
     raise TimeoutError("the run does not start")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])  # SIGTERM: below
 def test_a_signal_saves_and_leaves(start: Start, tmp_path: Path, number: signal.Signals) -> None:
     process = start()
     wait_for_step(tmp_path, 3)
@@ -382,6 +385,57 @@ def test_a_signal_saves_and_leaves(start: Start, tmp_path: Path, number: signal.
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert rows[-1] == {"step": done, "ended": "interrupted"}
     assert {"curve.svg", "preview.png"} <= {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_two_processes_never_write_into_one_run(train: Train, start: Start, tmp_path: Path) -> None:
+    process = start()
+    wait_for_step(tmp_path, 2)
+    for second in (["--resume", "run", "--device", "cpu"], [*COMMON, "-o", "run", "--force"]):
+        refused = train(*second)
+        assert isinstance(refused.exception, UsageError), refused.exception
+        assert str(refused.exception).startswith("another process trains in run: stop it, or name another directory")
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()[:-1]]
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    assert rows
+    resumed = train("--resume", "run", "--device", "cpu", "--stop-after", "1", "-q")  # the killed one's lock is gone
+    assert resumed.return_value == 0, resumed.exception
+
+
+def test_a_run_that_went_on_since_it_was_read_is_not_taken_back(train: Train, tmp_path: Path) -> None:
+    assert train(*COMMON, "-o", "run", "--stop-after", "1", "-q").return_value == 0
+    job = prepare(Request(resume=tmp_path / "run", device="cpu"))
+    assert train("--resume", "run", "--device", "cpu", "--stop-after", "1", "-q").return_value == 0
+    with pytest.raises(UsageError, match=r"another process has trained in .*run meanwhile: try again"):
+        job.open()
+    assert load_checkpoint(tmp_path / "run").counters.step == 2
+
+
+def test_a_run_in_the_background_says_how_it_is_stopped(tmp_path: Path) -> None:
+    """A shell without job control has what it starts with & ignore Ctrl-C."""
+    (tmp_path / "tiny.toml").write_text(TINY)
+    command = [sys.executable, "-m", "irn_cli", "train", *COMMON, "-o", "run"]
+    script = f"{shlex.join(command)} 2> errors & echo $!; wait $!; echo $?"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as shell:
+        assert shell.stdout is not None
+        number = int(shell.stdout.readline())
+        try:
+            wait_for_step(tmp_path, 2)
+            os.kill(number, signal.SIGINT)  # nothing
+            wait_for_step(tmp_path, 4)
+            os.kill(number, signal.SIGTERM)
+            assert shell.stdout.readline() == "130\n"
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+    told = (tmp_path / "errors").read_text()
+    assert f"irn: started in the background, it does not heed Ctrl-C: kill {number} saves and ends it\n" in told
+    assert "interrupted; --resume continues" in told
 
 
 def test_a_kill_at_any_moment_leaves_the_last_checkpoint_whole(start: Start, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from irn_cli.errors import InputError
 from irn_cli.train import data
-from irn_cli.train.data import hold_out, load_pictures
+from irn_cli.train.data import hold_out, load_pictures, sweep_cache
 
 
 @pytest.fixture
@@ -66,18 +66,26 @@ def test_beyond_the_limit_a_mapped_cache_is_made_and_reused(folder: Path, monkey
 
 
 def test_a_cache_that_no_run_used_for_a_month_is_removed(folder: Path) -> None:
-    load_pictures([folder / "a.png"], 4, 32, limit=0)
-    load_pictures([folder / "b.png"], 4, 32, limit=0)
-    old = time.time() - 40 * 24 * 3600
-    for path in data.cache_directory().iterdir():
-        os.utime(path, (old, old))
-    kept = load_pictures([folder / "b.png"], 4, 32, limit=0)  # swept before it is looked up: decoded again
-    assert {path.stem for path in data.cache_directory().iterdir()} == {kept.stamp}
-    recent = time.time() - 20 * 24 * 3600
-    for path in data.cache_directory().iterdir():
-        os.utime(path, (recent, recent))
-    load_pictures([folder / "b.png"], 4, 32, limit=0)
-    assert min(path.stat().st_mtime for path in data.cache_directory().glob("*.json")) > recent + 1
+    used = load_pictures([folder / "a.png"], 4, 32, limit=0)
+    for name in ("b.png", "c.webp"):
+        load_pictures([folder / name], 4, 32, limit=0)
+
+    def age(days: int, stem: str = "*") -> None:
+        past = time.time() - days * 24 * 3600
+        for path in data.cache_directory().glob(f"{stem}.*"):
+            os.utime(path, (past, past))
+
+    age(20)
+    recent = load_pictures([folder / "c.webp"], 4, 32, limit=0).stamp
+    assert sweep_cache() == 0
+    age(40)
+    load_pictures([folder / "c.webp"], 4, 32, limit=0)  # it counts when a run began with it
+    assert sweep_cache() == 40 * 32 * 3
+    kept = {path.name for path in data.cache_directory().iterdir()}
+    assert kept == {f"{stamp}.{kind}" for stamp in (used.stamp, recent) for kind in ("json", "pixels")}
+    del used
+    assert sweep_cache() == 36 * 48 * 3
+    assert {path.stem for path in data.cache_directory().iterdir()} == {recent}
 
 
 def test_held_out_are_the_same_files_wherever_they_lie() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import mmap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from irn_cli.errors import InputError, IrnError
-from irn_cli.files import atomic_write
+from irn_cli.files import atomic_write, lock
 from irn_cli.hardware import physical_memory
 from irn_cli.image import read
 
@@ -66,7 +67,6 @@ def load_pictures(paths: Sequence[Path], scale: int, smallest: int, limit: int |
     """
     stamp = picture_stamp(paths, scale, smallest)
     index, mapped = cache_directory() / f"{stamp}.json", cache_directory() / f"{stamp}.pixels"
-    _sweep_cache()
     if index.is_file() and mapped.is_file():  # the index is written last: with it, the pixels are whole
         index.touch()
         known = json.loads(index.read_text(encoding="utf-8"))
@@ -107,17 +107,26 @@ def cache_directory() -> Path:
     return Path(platformdirs.user_cache_dir("irn", appauthor=False)) / "training"
 
 
-def _sweep_cache() -> None:
-    """Remove what no run has used for a month; a run that still does keeps its pixels until it ends."""
-    for index in cache_directory().glob("*.json"):
-        if time.time() - index.stat().st_mtime > _KEPT_SECONDS:
-            index.unlink(missing_ok=True)
-            index.with_suffix(".pixels").unlink(missing_ok=True)
+def sweep_cache() -> int:
+    """Remove decoded pictures that no run uses, and none has begun with for a month; the bytes that this frees."""
+    freed = 0
+    for mapped in cache_directory().glob("*.pixels"):
+        index = mapped.with_suffix(".json")
+        last = max(path.stat().st_mtime for path in (mapped, index) if path.exists())
+        if time.time() - last > _KEPT_SECONDS:
+            with mapped.open("rb") as stream:
+                if lock(stream):
+                    freed += mapped.stat().st_size
+                    index.unlink(missing_ok=True)
+                    mapped.unlink()
+    return freed
 
 
 def _mapped(path: Path, places: Sequence[Sequence[int]], stamp: str, skipped: Sequence[str]) -> Pictures:
-    start, height, width = places[-1]
-    pixels = torch.from_file(str(path), shared=False, size=3 * (start + height * width), dtype=torch.uint8)
+    with path.open("rb") as stream:
+        lock(stream, shared=True)  # for as long as it is mapped
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)  # writable, or torch warns; nobody writes
+    pixels = torch.frombuffer(mapped, dtype=torch.uint8)
     return Pictures(pixels.view(-1, 3), torch.tensor(places), stamp, tuple(skipped))
 
 

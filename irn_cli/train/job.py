@@ -4,10 +4,10 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 import torch.distributed as dist
@@ -16,13 +16,13 @@ from irn_cli.config import IRNConfig
 from irn_cli.dataset import DataSet, find_data_set, load
 from irn_cli.device import resolve_device, resolve_precision
 from irn_cli.errors import InputError, IrnError, OutputError, UsageError
-from irn_cli.files import atomic_write, require_writable
+from irn_cli.files import atomic_write, lock, require_writable
 from irn_cli.hardware import parse_memory, physical_memory
 from irn_cli.model import IRN
 from irn_cli.train import checkpoint as checkpoints
 from irn_cli.train import request as requests
 from irn_cli.train.checkpoint import Checkpoint, load_checkpoint
-from irn_cli.train.data import Pictures, hold_out, load_pictures, picture_stamp
+from irn_cli.train.data import Pictures, hold_out, load_pictures, picture_stamp, sweep_cache
 from irn_cli.train.losses import VGGFeatures
 from irn_cli.train.recipe import Recipe, load_recipe, read_config, recipe_toml
 from irn_cli.train.request import Request, recall
@@ -52,13 +52,18 @@ class TrainingJob:
     facts: tuple[str, ...]  # what it will do
     remarks: tuple[str, ...]  # what may be wrong with that
     remembered: Mapping[str, Any]  # what a later call that continues the run need not repeat
+    found: tuple[int, int] | None  # the version of what the run's directory held
     branched: Path | None = None  # the run that it continues in a directory of its own
 
-    def open(self) -> None:
-        """Make the run's directory and note in it what is run.
+    def open(self) -> BinaryIO:
+        """Make the run's directory, keep other processes out of it, and note in it what is run.
+
+        Returns:
+            The log; while it stays open, no other process can open the run.
 
         Raises:
-            OutputError: that is not possible.
+            UsageError: another process trains there, or has done so since the job was prepared.
+            OutputError: the directory cannot be written.
         """
         validation = () if self.validation is None else self.validation.pictures
         files = {
@@ -67,22 +72,42 @@ class TrainingJob:
             requests.NAME: json.dumps(self.remembered, indent=2) + "\n",
         }
         try:
-            if self.checkpoint is None or self.branched is not None:
-                (self.run / checkpoints.NAME).unlink(missing_ok=True)
-                files["log.jsonl"] = self._log_so_far()
+            self.run.mkdir(parents=True, exist_ok=True)
+            with ExitStack() as stack:
+                log = stack.enter_context((self.run / "log.jsonl").open("ab"))
+                if not lock(log):
+                    raise UsageError(f"another process trains in {self.run}: stop it, or name another directory (-o)")
+                if _version(self.run) != self.found:
+                    raise UsageError(f"another process has trained in {self.run} meanwhile: try again")
+                if self.checkpoint is None or self.branched is not None:
+                    (self.run / checkpoints.NAME).unlink(missing_ok=True)
+                    log.truncate(0)
+                    log.write(self._log_so_far())
+                    log.flush()
+                for name, text in files.items():
+                    with atomic_write(self.run / name, overwrite=True) as stream:
+                        stream.write(text.encode())
+                stack.pop_all()
+            return log
         except OSError as error:
             raise OutputError(f"cannot write to {self.run}: {error.strerror or error}") from error
-        for name, text in files.items():
-            with atomic_write(self.run / name, overwrite=True) as stream:
-                stream.write(text.encode())
 
-    def _log_so_far(self) -> str:
+    def _log_so_far(self) -> bytes:
         """A branch's log begins with that of its run, up to where it branches off."""
         if self.checkpoint is None or self.branched is None:
-            return ""
+            return b""
         path, step = self.branched / "log.jsonl", self.checkpoint.counters.step
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-        return "".join(line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= step)
+        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+        return b"".join(line for line in lines if line.endswith(b"}\n") and json.loads(line)["step"] <= step)
+
+
+def _version(run: Path) -> tuple[int, int] | None:
+    """Differs after each save into a run's directory."""
+    try:
+        status = (run / checkpoints.NAME).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 @contextmanager
@@ -113,6 +138,7 @@ def prepare(request: Request) -> TrainingJob:
     """
     request = request.repeated()
     checkpoint, model, recipe, run = _what_to_train(request)
+    found = _version(run)
     require_writable(run / checkpoints.NAME, overwrite=True)  # what follows may take minutes
     device = resolve_device(request.device)
     precision = resolve_precision(request.precision, device)
@@ -121,6 +147,7 @@ def prepare(request: Request) -> TrainingJob:
     training, validation = _pictures(request, recipe, [path for one in sets for path in one.pictures])
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     limit = (parse_memory(request.memory) if request.memory else physical_memory() // 3) // sharing
+    freed = sweep_cache()
     pictures = load_pictures(training, recipe.scale, recipe.patch, limit)
     step = Step(model, recipe, pictures, device, precision, features)
     notes = dict(checkpoint.notes) if checkpoint else _notes(request, model, recipe, pictures, step)
@@ -139,11 +166,12 @@ def prepare(request: Request) -> TrainingJob:
         checkpoint=checkpoint,
         notes=notes,
         limits=limits,
-        facts=_facts(request, step, pictures, validation),
+        facts=_facts(request, step, pictures, validation, freed),
         remarks=tuple(remarks),
         remembered=replace(request, vgg=request.vgg if features else None).remembered(
             limits.seconds / left if limits.seconds and left else None
         ),
+        found=found,
         branched=request.resume if request.resume and run.resolve() != request.resume.resolve() else None,
     )
 
@@ -206,13 +234,15 @@ def _seconds(request: Request, recipe: Recipe, checkpoint: Checkpoint | None) ->
     return request.time_limit or left
 
 
-def _facts(request: Request, step: Step, pictures: Pictures, validation: DataSet | None) -> tuple[str, ...]:
+def _facts(request: Request, step: Step, pictures: Pictures, validation: DataSet | None, freed: int) -> tuple[str, ...]:
     held = f"{len(validation.pictures)} to validate on" if validation else "none to validate on"
     if validation is None and step.recipe.validation:
         held += " (of fewer than ten, none is held out; --val names a folder of others)"
     facts = [f"{len(pictures)} pictures to train on, {held}; {_hardware(step.device)}, {step.precision}"]
     if request.init:
         facts.append("starting weights come without an optimiser's state: results fall at first; --resume brings it")
+    if freed:
+        facts.append(f"removed {freed / 1e9:.1f} GB of decoded pictures that no run has used for a month")
     return tuple(facts)
 
 

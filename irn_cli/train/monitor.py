@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -117,6 +118,13 @@ def stopping() -> Iterator[Callable[[], bool]]:
     finally:
         for handled, handler in before.items():
             signal.signal(handled, handler)
+
+
+def how_to_stop() -> str | None:
+    """What a run has to say that Ctrl-C does not reach; shell scripts start what they put into the background so."""
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        return None
+    return f"started in the background, it does not heed Ctrl-C: kill {os.getpid()} saves and ends it"
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
