@@ -754,12 +754,15 @@ def eval_(options: _Eval) -> int:
     methods = load_all()
     protocol: dict[str, Any] = {name: getattr(options, name) for name in ("crop", "seed", "temperature", "samples")}
     metrics = _load_metrics(options.metrics)
-    if cluster := options.cluster():
-        rows = evaluate_on_cluster(load_all, datasets, cluster, metrics=options.metrics, **protocol)
-    else:
-        rows = evaluate(methods, datasets, metrics=metrics, **protocol)
     told = report.protocol(methods, datasets, metrics=metrics, **protocol, **placed)
-    results = report.follow(rows, told, quiet=options.quiet)
+    cluster = options.cluster()
+    results = report.follow(
+        evaluate_on_cluster(load_all, datasets, cluster, metrics=options.metrics, **protocol)
+        if cluster
+        else evaluate(methods, datasets, metrics=metrics, **protocol),
+        told,
+        quiet=options.quiet,
+    )
     if not options.quiet:
         report.show(results, stderr="-" in (options.json_file, options.csv_file))
     _write_results(results, methods, datasets, options)

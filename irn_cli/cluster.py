@@ -14,12 +14,14 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing import Pipe
 from pathlib import Path
+from socket import gethostname
 from threading import Thread
 from typing import IO, TYPE_CHECKING, TypeVar
 
@@ -52,6 +54,26 @@ class WorkersChanged:
 
     live: int  # how many are ready now
     given_up: str = ""  # why one was given up for good
+
+
+class Throughput:
+    """What workers do in a second, for progress bars."""
+
+    def __init__(self) -> None:
+        """There is no cluster yet."""
+        self._live: int | None = None
+        self._begin = 0.0
+
+    def update(self, changed: WorkersChanged) -> None:
+        """Take note of how many workers are ready."""
+        self._live, self._begin = changed.live, self._begin or time.monotonic()
+
+    def describe(self, done: int) -> str:
+        """`2 workers, 3.1 files/s` for so many files done; empty without a cluster."""
+        if self._live is None:
+            return ""
+        rate = done / max(time.monotonic() - self._begin, 1e-3)
+        return f"{self._live} worker{'s' * (self._live != 1)}, {rate:.1f} files/s"
 
 
 @dataclass(frozen=True)
@@ -110,6 +132,11 @@ def run_jobs(
         finally:
             _end(driver)
             connection.close()
+
+
+def unseen(path: Path) -> str:
+    """Why a worker cannot do a job whose file it does not find."""
+    return f"node {gethostname()} does not see {path}: inputs and outputs must lie where all nodes see them"
 
 
 def _start_driver(log: IO[bytes]) -> "tuple[subprocess.Popen[bytes], Connection]":

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from irn_cli.cluster import Cluster, JobFunction, Lost, WorkersChanged, run_jobs
+from irn_cli.cluster import Cluster, JobFunction, Lost, WorkersChanged, run_jobs, unseen
 from irn_cli.dataset import DataSet
 from irn_cli.device import tune_allocator
 from irn_cli.evaluation import Failure, Score, evaluate
@@ -23,7 +23,7 @@ def evaluate_on_cluster(
     *,
     metrics: Sequence[str] = (),
     **protocol: Any,
-) -> Iterator[Score | Failure]:
+) -> Iterator[Score | Failure | WorkersChanged]:
     """Measure every method on every picture.
 
     Args:
@@ -34,7 +34,7 @@ def evaluate_on_cluster(
         protocol: crop, seed, temperature and samples, as those of `evaluate`.
 
     Yields:
-        What `evaluate` yields, in its order; a `Failure` for a picture whose worker died.
+        What `evaluate` yields, in its order; a `Failure` for a picture whose worker died; how many workers are ready.
 
     Raises:
         UsageError: Ray is not installed.
@@ -46,9 +46,10 @@ def evaluate_on_cluster(
     with closing(run_jobs(cluster, partial(_load, load_methods, metrics, protocol), jobs)) as events:
         for event in events:
             if isinstance(event, WorkersChanged):
+                yield event
                 continue
             number, rows = event
-            known[number] = [_failure(jobs[number], rows)] if isinstance(rows, Lost) else rows
+            known[number] = [_failure(jobs[number], rows.reason)] if isinstance(rows, Lost) else rows
             while position in known:
                 yield from known.pop(position)
                 position += 1
@@ -64,7 +65,9 @@ def _load(
 
 def _measure(methods: Sequence[Method], options: dict[str, Any], job: DataSet, stopped: Callable[[], bool]) -> Rows:
     """Measure one picture in a worker; where the batch is stopped it ends early."""
-    rows = []
+    if not job.pictures[0].exists():
+        return [_failure(job, unseen(job.pictures[0]))]
+    rows: Rows = []
     for row in evaluate(methods, [job], **options):
         rows.append(row)
         if stopped():
@@ -72,5 +75,5 @@ def _measure(methods: Sequence[Method], options: dict[str, Any], job: DataSet, s
     return rows
 
 
-def _failure(job: DataSet, lost: Lost) -> Failure:
-    return Failure(job.name, job.pictures[0].relative_to(job.directory).as_posix(), None, lost.reason)
+def _failure(job: DataSet, reason: str) -> Failure:
+    return Failure(job.name, job.pictures[0].relative_to(job.directory).as_posix(), None, reason)

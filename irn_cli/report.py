@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from irn_cli.cluster import Throughput, WorkersChanged
 from irn_cli.console import Pair, show_number, show_pair, wide_console
 from irn_cli.dataset import DataSet
 from irn_cli.device import resolve_device, resolve_precision
@@ -145,22 +146,29 @@ def protocol(
     }
 
 
-def follow(rows: Iterable[Score | Failure], told: dict[str, Any], *, quiet: bool = False) -> Results:
+def follow(rows: Iterable[Score | Failure | WorkersChanged], told: dict[str, Any], *, quiet: bool = False) -> Results:
     """Collect the rows of an evaluation, showing on standard error how far it is and what fails.
 
     Args:
-        rows: what `evaluate` yields.
+        rows: what `evaluate` or `evaluate_on_cluster` yields.
         told: what `protocol` gives.
         quiet: show failures only.
     """
     console = Console(stderr=True)
-    scores, failures = [], []
+    scores, failures, throughput = [], [], Throughput()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     total = sum(dataset["pictures"] for dataset in told["datasets"]) * len(told["methods"])
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
         task = progress.add_task("measuring", total=total)
         for row in rows:
-            progress.update(task, description=row.dataset, advance=1 if row.method else len(told["methods"]))
+            if isinstance(row, WorkersChanged):
+                throughput.update(row)
+                if row.given_up:
+                    console.print(Text(f"irn: a worker was given up: {one_line(row.given_up)}"), soft_wrap=True)
+                continue
+            measured = progress.tasks[task].completed / len(told["methods"])
+            description = ", ".join(filter(None, [row.dataset, throughput.describe(int(measured))]))
+            progress.update(task, description=description, advance=1 if row.method else len(told["methods"]))
             if isinstance(row, Score):
                 scores.append(row)
                 continue

@@ -228,7 +228,9 @@ def test_a_batch_loses_nothing_and_does_nothing_twice(monkeypatch: pytest.Monkey
     again = run_on_cluster(plan, load_copy, Outputs(str(out), "skip"), Cluster())
     counts = [event.status for event in again if isinstance(event, Outcome)]
     assert (counts.count("skipped"), counts.count("failed")) == (19, 4)
-    with pytest.raises(IrnError, match=r"does not see .* as it is here"):  # a directory of that name on its own disk
+    with pytest.raises(
+        IrnError, match=r"does not see out: inputs and outputs must lie where all nodes see them$"
+    ):  # a directory of that name on its own disk
         monkeypatch.setattr(Path, "touch", lambda *_, **__: None)
         list(run_on_cluster(plan, load_copy, Outputs(str(out), "replace"), Cluster()))
 

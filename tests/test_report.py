@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from irn_cli import IRN, Rescaler
+from irn_cli.cluster import WorkersChanged
 from irn_cli.console import show_pair
 from irn_cli.dataset import DataSet, find_data_set
 from irn_cli.evaluation import Failure, Score, evaluate
@@ -238,6 +239,17 @@ def test_following_tells_failures_at_once(capsys: pytest.CaptureFixture[str], fo
         "irn: mine/broken.png: cannot read broken.png: truncated",
         "irn: mine/d [b].png (irn-x4): no memory",
     ]
+
+
+def test_following_a_cluster_tells_its_workers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: Results
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, as far as rich can tell
+    monkeypatch.setenv("TERM", "xterm")
+    follow([WorkersChanged(2), *found.scores, WorkersChanged(1, "no weights there"), found.scores[0]], found.protocol)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    assert "irn: a worker was given up: no weights there\n" in shown
+    assert re.search(r"Set5, 1 worker, \d+\.\d files/s", shown)
 
 
 # The page -----------------------------------------------------------------------------------------------------------

@@ -5,20 +5,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from socket import gethostname
 from typing import Any
 
 from irn_cli.batch.line import Events, run
 from irn_cli.batch.plan import Job, Outcome, Outputs
 from irn_cli.batch.work import Work
-from irn_cli.cluster import Cluster, JobFunction, Lost, WorkersChanged, run_jobs
+from irn_cli.cluster import Cluster, JobFunction, Lost, WorkersChanged, run_jobs, unseen
 from irn_cli.device import tune_allocator
 from irn_cli.errors import Code, InputError, OutputError, UsageError
 from irn_cli.image import MAX_PIXELS
 from irn_cli.inputs import STREAM
 from irn_cli.paths import exists, is_remote
-
-_SHARED = "inputs and outputs must lie where all nodes see them"
 
 
 def run_on_cluster(
@@ -102,7 +99,7 @@ def _load(
 ) -> JobFunction[Job, Outcome]:
     """Prepare a worker; the options are those of `line.run`."""
     if mark and not mark.exists():
-        raise InputError(f"node {gethostname()} does not see {mark.parent} as it is here: {_SHARED}")
+        raise InputError(unseen(mark.parent))
     tune_allocator()
     return partial(_do, load_work(), outputs, options)
 
@@ -110,8 +107,7 @@ def _load(
 def _do(work: Work, outputs: Outputs, options: dict[str, Any], job: Job, stopped: Callable[[], bool]) -> Outcome:
     """Do a job in a worker; where the batch is stopped it ends early."""
     if not is_remote(job.source) and not exists(job.source):
-        reason = f"node {gethostname()} does not see {job.source}: {_SHARED}"
-        return Outcome(job.source, "failed", Code.MISSING, reason)
+        return Outcome(job.source, "failed", Code.MISSING, unseen(job.source))
     with closing(run([job], work, outputs, **options)) as events:
         for event in events:
             if isinstance(event, Outcome):

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
 from irn_cli.batch.plan import Outcome
-from irn_cli.cluster import WorkersChanged
+from irn_cli.cluster import Throughput, WorkersChanged
 from irn_cli.errors import Code, one_line
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class _Display:
             disable=quiet or not self._console.is_terminal,
         )
         self._task = self.bar.add_task("", total=max(self._shares.total, 1), rate="", count="", left="")
-        self._workers, self._begin = -1, 0.0  # ready ones of a cluster, and since when; -1: there is none
+        self._throughput = Throughput()
         self._note = ""
 
     def show(self, events: "Iterable[Progressed | WorkersChanged | Outcome]") -> None:
@@ -174,7 +174,7 @@ class _Display:
         self._update(description=_tail(one_line(str(at.source)), _NAME))
 
     def count_workers(self, changed: WorkersChanged) -> None:
-        self._workers, self._begin = changed.live, self._begin or time.monotonic()
+        self._throughput.update(changed)
         self._update()
         if changed.given_up:
             self._say(f"irn: a worker was given up: {one_line(changed.given_up)}", style="yellow")
@@ -187,9 +187,7 @@ class _Display:
         if self._total == 1:
             count = f"{100 * self._shares.done / max(self._shares.total, 1):.0f} %"
         rate = f"{megapixels:.1f} MP/s, {pictures:,.0f}/min" if left is not None else ""
-        if self._workers >= 0:
-            files = (self.counts["done"] + self.counts["failed"]) / max(time.monotonic() - self._begin, 1e-3)
-            rate = f"{self._workers} worker{'s' * (self._workers != 1)}, {files:.1f} files/s"
+        rate = self._throughput.describe(self.counts["done"] + self.counts["failed"]) or rate
         fields |= {"rate": self._note or rate, "count": count, "left": "" if left is None else _clock(left)}
         self.bar.update(self._task, completed=self._shares.done, **fields)
 
