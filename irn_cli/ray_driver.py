@@ -215,7 +215,7 @@ def _start_workers(setup: Setup) -> list[Any]:
         if cluster.address and "/" not in cluster.address and ":" in cluster.address:
             _reach(cluster.address)  # Ray would try for minutes
         ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # of any kind, and a plain one where a slow machine is late
         where = f"at {cluster.address} cannot be reached" if cluster.address else "cannot be started here"
         raise IrnError(f"Ray {where}: {_last_line(error)}") from error
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

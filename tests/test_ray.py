@@ -1,4 +1,4 @@
-"""Batches on a real Ray cluster of two nodes: nothing is lost, nothing is done twice, whatever dies; minutes long."""
+"""Batches on a real Ray cluster of two nodes: nothing is lost, nothing is done twice, whatever dies."""
 
 import json
 import os
@@ -22,7 +22,6 @@ from irn_cli.weights import save_model
 from tests.helpers import ROOT, make_tiny_model, photo_like
 from tests.ray_work import load_copy, load_double, load_nothing
 
-pytestmark = pytest.mark.slow  # Ray takes its time to start, and each worker to import torch
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'irn-cli[ray]'")
 
 NODES = """
@@ -97,9 +96,23 @@ def parts(place: Path) -> list[Path]:
     return list(place.rglob(".irn-*"))
 
 
-# The order of these tests matters: the last two take the shared cluster apart.
+def test_a_ray_of_this_machine_loses_one_job_to_a_death() -> None:
+    try:
+        events = list(run_jobs(Cluster(workers=1, cpus_per_worker=1), load_double, [3, 7, 4]))
+    except IrnError as error:
+        if "timed out during startup" not in str(error):  # Ray gives itself 30 s
+            raise
+        pytest.skip("this machine is too busy for Ray to start")
+    results = dict(event for event in events if not isinstance(event, WorkersChanged))
+    assert (results[0], results[2]) == (6, 8)
+    assert isinstance(results[1], Lost)
+    assert [event for event in events if isinstance(event, WorkersChanged)] == [*map(WorkersChanged, [1, 0, 1])]
 
 
+# The other tests are slow: each worker imports torch. Their order matters: two take the shared cluster apart.
+
+
+@pytest.mark.slow
 def test_a_death_costs_one_job(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     told = list(run_jobs(nodes.cluster, load_double, range(40)))
@@ -118,6 +131,7 @@ def test_a_death_costs_one_job(nodes: Nodes, tmp_path: Path, monkeypatch: pytest
     assert live[live.index(2) + 1] == 1  # one died
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_be_used_end_the_batch_in_one_line(nodes: Nodes) -> None:
     crews = []
     with pytest.raises(IrnError, match=r"^no worker is left: no weights on this node$"):
@@ -128,6 +142,7 @@ def test_workers_that_cannot_be_used_end_the_batch_in_one_line(nodes: Nodes) -> 
         list(run_jobs(Cluster(address=nodes.address, cpus_per_worker=64), load_double, range(4)))
 
 
+@pytest.mark.slow
 def test_a_cluster_does_and_says_what_one_machine_does(
     nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +177,7 @@ def test_a_cluster_does_and_says_what_one_machine_does(
     assert len(told["ray"][1]) == 10
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_and_nothing_done_twice_when_a_node_goes(nodes: Nodes, tmp_path: Path) -> None:
     sources = pictures(tmp_path / "photos", 60)
     for number in (3, 17, 18, 40, 59):
@@ -201,6 +217,7 @@ def test_nothing_is_lost_and_nothing_done_twice_when_a_node_goes(nodes: Nodes, t
     assert counts.count("failed") == 6  # five that are broken, and the one that kills its worker again
 
 
+@pytest.mark.slow
 def test_a_lost_head_node_ends_the_batch_in_one_line(nodes: Nodes) -> None:
     told = run_jobs(nodes.cluster, load_double, [3] * 100_000)
     for _ in range(5):
@@ -246,6 +263,7 @@ def started_by(process: "subprocess.Popen[str]") -> dict[int, str]:
     return {pid: names[pid] for pid in below - {process.pid}}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="processes are found through /proc")
 def test_ctrl_c_ends_workers_and_ray_and_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(tmp_path / "weights" / "irn-x4.safetensors", make_tiny_model(4))
