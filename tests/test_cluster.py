@@ -185,7 +185,7 @@ def test_workers_that_cannot_be_used_end_the_batch(deaths: list[Exception], monk
 
 def test_a_driver_that_ends_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_module, "_start_driver", start_driver)
-    broken = Cluster(address=8)  # type: ignore[arg-type]
+    broken = Cluster(workers="two")  # type: ignore[arg-type]
     with pytest.raises(IrnError, match=r"^the Ray cluster was lost: TypeError: \S"):
         list(run_jobs(broken, load_double, range(4)))
 
