@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from irn_cli.train.request import Request
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
-_NAME = click.Path(readable=False)  # lets names of files be completed; what is wrong with one, its reader tells
+_NAME = click.Path(readable=False)  # lets names of files be completed; whoever reads one says what is wrong with it
 _PATH = click.Path(readable=False, path_type=Path)
 _SCALES = click.Choice([2, 4, 8])
 _METRICS: dict[str, Any] = {
@@ -259,7 +259,7 @@ class _Device:
     precision: str = _network("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto",
         help="Arithmetic of the convolutions; auto is bf16 where the hardware has it.")  # fmt: skip
     memory: str | None = _network("--memory", metavar="SIZE", show_default="what there is",
-        help="Most memory to use, as 2GB or 500MB.")  # fmt: skip
+        help="Use at most this much memory, such as 2GB or 500MB.")  # fmt: skip
     threads: int | None = _network("--threads", type=click.IntRange(1), metavar="N", show_default="one per core",
         help="Threads to compute with on the CPU.")  # fmt: skip
 
@@ -366,7 +366,8 @@ class _Batch(_Runner):
 def irn() -> None:
     """Make pictures 2 or 4 times smaller so that they can be made large again.
 
-    The small picture is an ordinary PNG; the same network that made it restores it far better than any upscaler.
+    The small picture is an ordinary PNG. The network that made it also makes it large again, with detail that
+    interpolation cannot bring back.
 
     \b
     Example:
@@ -400,7 +401,7 @@ class _Downscale(_Batch):
         help="What to do about coloured blotches in the small picture; bicubic blends them away.")  # fmt: skip
     verify: bool = _checks("--verify", is_flag=True, help="Restore each small picture at once and show its PSNR.")
     min_psnr: float | None = _checks("--min-psnr", type=_Finite(0), metavar="DB",
-        help="Fail, and write nothing, where it is lower (on Y).")  # fmt: skip
+        help="Fail, and write nothing, if the PSNR on Y is lower.")  # fmt: skip
 
 
 @_command(irn, _Downscale)
@@ -453,12 +454,12 @@ class _Upscale(_Batch):
         help="How many restorations to draw of each.")  # fmt: skip
     seed: int | None = _latent("--seed", type=int, show_default="0", help="Which latents to draw.")
     temperature: float | None = _latent("--temperature", type=_Finite(0), show_default="1",
-        help="Their standard deviation; what MODEL was not trained for is told.")  # fmt: skip
+        help="Their standard deviation; a warning says where MODEL was not trained for it.")  # fmt: skip
     latent: str | None = _latent("--latent", type=_NAME, metavar="FILE",
         show_default="the one beside it, unless an option above is given",
         help="The kept latent of the one input.")  # fmt: skip
     spread: bool = _latent("--spread", is_flag=True,
-        help="Also write where the samples differ: 20 times the difference, darker is more.")  # fmt: skip
+        help="Also write a picture of where the samples differ: 20 times the difference, darker is more.")  # fmt: skip
     scale: int | None = _network("-s", "--scale", type=_SCALES, help="For pictures without a record of irn.")
     size: tuple[int, int] | None = _network("--size", type=_Size(), metavar="WxH",
         help="For such pictures: the original's size, which need not be a multiple of the scale.")  # fmt: skip
@@ -482,7 +483,7 @@ class _Upscale(_Batch):
 
 @_command(irn, _Upscale)
 def upscale(options: _Upscale) -> int:
-    """Make what `irn downscale` made small large again.
+    """Restore pictures that `irn downscale` made small.
 
     SRC are pictures, directories (searched to the bottom) or glob patterns; - is standard input.
 
@@ -652,7 +653,7 @@ class _Eval(_Runner):
         help="A folder of pictures, sub-folders included: a data set named after it.  [repeatable]")  # fmt: skip
     include_own: bool = _pictures("--include-own", is_flag=True, help="Measure pictures that irn made too.")
     models: tuple[str, ...] = _methods("-m", "--model", multiple=True, type=_Weights(), metavar="MODEL",
-        show_default="the shipped of the scale",
+        show_default="the shipped one of the scale",
         help="Weights: a name, a path, or an official .pth.  [repeatable]")  # fmt: skip
     scale: int | None = _methods("-s", "--scale", type=_SCALES, show_default="the models', or 4",
         help="How many times smaller.")  # fmt: skip
@@ -704,7 +705,7 @@ class _Eval(_Runner):
 
 @_command(irn, _Eval, "eval")
 def eval_(options: _Eval) -> int:
-    """Measure models as the papers do, beside the papers' numbers.
+    """Measure models as the papers do, next to the papers' numbers.
 
     Each picture in the folders is made small and large again, and compared with itself. One that cannot be read is
     named, left out, and makes the exit status 1.
@@ -872,9 +873,9 @@ def weights_list() -> None:
 @weights.command("show")
 @click.argument("name", type=_Weights())
 def weights_show(name: str) -> None:
-    """Show what weights say of themselves: data, scores, licence.
+    """Show what a weights file says about itself: data, scores, licence.
 
-    NAME is a name out of `irn weights list` or the path of a file.
+    NAME is a name from `irn weights list` or the path of a file.
 
     \b
     Example:
@@ -937,7 +938,7 @@ class _Train(_Device):
     recipe: str | None = _recipe("--recipe", type=click.Choice(["irn", "irn-plus", "irn-shipped"]), show_default="irn",
         help="The paper's first stage, its second, or what made the shipped weights.")  # fmt: skip
     config: Path | None = _recipe("--config", type=_PATH, metavar="FILE.toml",
-        help="Values that replace the recipe's; the options below replace both.")  # fmt: skip
+        help="Settings that override the recipe's; the options below override both.")  # fmt: skip
     scale: int | None = _recipe("-s", "--scale", type=_SCALES, show_default="that of --init, or the recipe's",
         help="How many times smaller.")  # fmt: skip
     iterations: int | None = _recipe("--iterations", type=int, metavar="N", show_default="the recipe's, as all below",
@@ -945,7 +946,7 @@ class _Train(_Device):
     batch: int | None = _recipe("--batch", type=int, metavar="N", help="Crops per step.")
     patch: int | None = _recipe("--patch", type=int, metavar="N", help="Side of a crop, in pixels.")
     lr: float | None = _recipe("--lr", type=float, metavar="R", help="Peak learning rate.")
-    seed: int | None = _recipe("--seed", type=int, help="What all random numbers depend on.")
+    seed: int | None = _recipe("--seed", type=int, help="Seed of all random numbers.")
     vgg: Path | None = _recipe("--vgg", type=_PATH, metavar="FILE",
         help="VGG19 weights for irn-plus, in torchvision's layout (.pth or .safetensors).")  # fmt: skip
     vgg_input: Literal["torchvision", "oxford"] | None = _recipe("--vgg-input",
@@ -960,7 +961,7 @@ class _Train(_Device):
     anneal: str | None = _training("--anneal", metavar="40m",
         help="Leave the run of --resume as it is; continue it in -o, with a rate that falls to zero in this time."
     )  # fmt: skip
-    force: bool = _training("--force", is_flag=True, help="Start anew where the directory holds a run.")
+    force: bool = _training("--force", is_flag=True, help="Start over where the directory already holds a run.")
     stop_after: int | None = _training("--stop-after", type=click.IntRange(1), metavar="N",
         help="End cleanly after N steps in this call.")  # fmt: skip
     time_limit: str | None = _training("--time-limit", metavar="9m",
@@ -969,7 +970,7 @@ class _Train(_Device):
         help="Check everything, print the recipe as it would run, and stop.")  # fmt: skip
     quiet: bool = _training("-q", "--quiet", is_flag=True, help="Show only what went wrong.")
     memory: str | None = _network("--memory", metavar="SIZE", show_default="a third of what there is",
-        help="Most main memory for decoded training pictures, as 2GB; more are mapped from a file.")  # fmt: skip
+        help="Keep at most this much of the training pictures in RAM, such as 2GB; the rest in a file.")  # fmt: skip
     threads: int | None = _network("--threads", type=click.IntRange(1), metavar="N",
         show_default="one per core that other programs leave free", help="Threads to compute with on the CPU."
     )  # fmt: skip

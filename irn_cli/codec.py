@@ -36,7 +36,7 @@ def encode_within(picture: Picture, codec: CodecName, nbytes: int) -> bytes:
         else:
             high = quality - 1
     if not best:
-        raise InputError(f"as {codec} it is larger than {nbytes:,} bytes at every quality")
+        raise InputError(f"even at the lowest quality, {codec} needs more than {nbytes:,} bytes")
     return best
 
 

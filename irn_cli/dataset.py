@@ -53,7 +53,7 @@ class Original:
 def find_data_set(directory: Path, name: str | None = None, *, include_own: bool = False) -> DataSet:
     """Find the pictures in a folder and its sub-folders, in the order of their names.
 
-    Those of formats that we do not read are among them: whoever reads them tells that they are left out.
+    Those of formats that we do not read are among them: reading them reports that they are left out.
 
     Args:
         directory: the folder.

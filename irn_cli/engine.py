@@ -106,7 +106,7 @@ class Engine:
 
         Raises:
             ValueError: `x` is of another shape or kind.
-            DeviceError: the memory allowed, or the device's, does not suffice even for the smallest tile.
+            DeviceError: the memory allowed, or the device's, is not enough even for the smallest tile.
         """
         scale = self._config.scale
         if x.dim() != 3 or x.shape[2] != 3 or x.shape[0] % scale or x.shape[1] % scale:
@@ -125,7 +125,7 @@ class Engine:
 
         Raises:
             ValueError: `u` is of another shape or kind.
-            DeviceError: the memory allowed, or the device's, does not suffice even for the smallest tile.
+            DeviceError: the memory allowed, or the device's, is not enough even for the smallest tile.
         """
         channels = 3 * self._config.scale**2
         if u.dim() != 3 or u.shape[2] != channels:
@@ -136,7 +136,7 @@ class Engine:
         """Memory for a picture's float32 map (height, width, channels): on the device where it fits, else on the CPU.
 
         Raises:
-            DeviceError: the memory allowed, or the device's, does not suffice even for the smallest tile.
+            DeviceError: the memory allowed, or the device's, is not enough even for the smallest tile.
         """
         fits = self._plan(4 * height * width * channels)
         return torch.empty(height, width, channels, device=self._device if fits else "cpu")
@@ -218,7 +218,7 @@ class Engine:
                     begin = end
             except torch.OutOfMemoryError as error:
                 if most == _FEWEST_ROWS:
-                    raise DeviceError("the device's memory does not suffice even for the smallest tile") from error
+                    raise DeviceError("not enough device memory even for the smallest tile") from error
                 self._positions //= 2
                 torch.cuda.empty_cache()
         if self._device.type == "cuda":
@@ -240,7 +240,7 @@ def plan_memory(device: torch.device, memory: int | None, nbytes: int, each: int
         Whether the maps fit the device beside the tiles, and the most positions that a tile may hold.
 
     Raises:
-        DeviceError: the memory does not suffice even for the smallest tile.
+        DeviceError: there is not enough memory even for the smallest tile.
     """
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -253,7 +253,9 @@ def plan_memory(device: torch.device, memory: int | None, nbytes: int, each: int
     left = (memory - nbytes if on_device else memory) // threads
     if left < least * each:
         needed = memory + (least * each - left) * threads
-        raise DeviceError(f"this picture needs at least {needed / 1e6:.0f} MB, and {memory / 1e6:.0f} MB are allowed")
+        raise DeviceError(
+            f"this picture needs at least {needed / 1e6:.0f} MB, but only {memory / 1e6:.0f} MB are allowed"
+        )
     return on_device, left // each
 
 

@@ -144,7 +144,7 @@ def require_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -
         _require_free(target, overwrite)
         there = next(parent for parent in target.absolute().parents if _is_there(parent))
         if not there.is_dir():
-            raise OutputError(f"cannot write {target}: {there} is no directory")
+            raise OutputError(f"cannot write {target}: {there} is not a directory")
     except OSError as error:
         raise _output_error(target, error) from error
     if not os.access(there, os.W_OK | os.X_OK):

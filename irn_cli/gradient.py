@@ -61,7 +61,7 @@ class Gradient:
             gradient: alike, of the loss with respect to them.
 
         Raises:
-            DeviceError: the memory allowed, or the device's, does not suffice even for the smallest tile.
+            DeviceError: the memory allowed, or the device's, is not enough even for the smallest tile.
         """
         each = max(half.bytes_per_position for half in self._halves)
         nbytes = x.nbytes + gradient.nbytes
@@ -96,7 +96,7 @@ class Gradient:
             return [half.walk(u, g, tile, self._device)]
         except torch.OutOfMemoryError as error:
             if tile.bottom - tile.top <= _LEAST_SIDE:
-                raise DeviceError("the device's memory does not suffice even for the smallest tile") from error
+                raise DeviceError("not enough device memory even for the smallest tile") from error
         torch.cuda.empty_cache()
         return [part for upper_lower in tile.grid(2, 1) for part in self._apply(half, u, g, upper_lower)]
 

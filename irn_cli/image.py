@@ -1,6 +1,6 @@
 """Pictures read from files and written to them, with all that travels along: the only user of Pillow's I/O.
 
-Whatever comes in becomes 8-bit RGB (and alpha), upright, with its metadata; each loss on the way is told in
+Whatever comes in becomes 8-bit RGB (and alpha), upright, with its metadata; each loss on the way is reported in
 `Picture.warnings`.
 """
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset(
     [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".avif", ".gif"]
 )
-# Pictures all the same: found in a folder, they are told, not passed over in silence.
+# These are pictures too: found in a folder, they are reported, not skipped in silence.
 FOREIGN = frozenset(
     [".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jxr", ".psd", ".psb", ".xcf", ".exr", ".hdr", ".tga", ".pnm",
      ".pbm", ".pgm", ".ppm", ".qoi", ".dng", ".raw", ".arw", ".cr2", ".cr3", ".nef", ".nrw", ".orf", ".pef", ".raf",
@@ -98,7 +98,9 @@ def read(source: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIX
         if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
             raise InputError(f"{_name(source)} has {frames} frames or pages; expected a picture of one")
         if getattr(image, "tag_v2", {}).get(ExifTags.Base.NewSubfileType) == 1:
-            raise InputError(f"{_name(source)} shows but a preview, as raw files of cameras do; expected the picture")
+            raise InputError(
+                f"{_name(source)} holds only a preview, as cameras' raw files do: export it as TIFF or PNG first"
+            )
         head, chunks = _head(image), _chunks(image)
         stored = inspect(image, head)
         image.load()

@@ -61,11 +61,11 @@ class Record:
             raise RecordError(f"a record of an impossible border: {self.border_rows} x {self.border_columns}")
         for name in ("weights", "pixels"):
             if not re.fullmatch("[0-9a-f]{64}", getattr(self, name)):
-                raise RecordError(f"a record whose {name!r} is no SHA-256: {getattr(self, name)[:80]!r}")
+                raise RecordError(f"a record whose {name!r} is not a SHA-256: {getattr(self, name)[:80]!r}")
         try:
             base64.b64decode(self.grey_icc, validate=True)
         except ValueError as error:
-            raise RecordError(f"a record whose 'grey_icc' is no base64: {error}") from None
+            raise RecordError(f"a record whose 'grey_icc' is not base64: {error}") from None
 
     @property
     def small_size(self) -> tuple[int, int]:

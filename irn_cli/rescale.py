@@ -279,7 +279,7 @@ class Rescaler:
             return self._engines[precision]
 
     def _unknown(self, temperature: float) -> list[str]:
-        """What is to be told of a temperature that the network was not trained for."""
+        """A warning about a temperature that the network was not trained for, if it is one."""
         low, high = self.model.temperatures
         if low <= temperature <= high:
             return []

@@ -69,7 +69,7 @@ class Format:
         except FileNotFoundError:
             raise self.error(f"no such file: {path}") from None
         except SafetensorError as error:
-            raise self.error(_pointer(path) or f"{path} is not a whole safetensors file: {error}") from error
+            raise self.error(_pointer(path) or f"{path} is not a complete safetensors file: {error}") from error
         except OSError as error:
             raise self.error(f"cannot read {path}: {error.strerror or error}") from error
 

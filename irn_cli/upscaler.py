@@ -102,7 +102,7 @@ def load_upscaler(path: Path, device: str = "auto", memory: str | int | None = N
     except Exception as error:  # whatever an unpickler, safetensors or an architecture stumbles over
         reason = str(error).strip().splitlines()
         raise InputError(
-            f"{path} is no network that spandrel knows ({reason[0] if reason else type(error).__name__})"
+            f"{path} is not a network that spandrel knows ({reason[0] if reason else type(error).__name__})"
         ) from error
     name = found.architecture.name
     if not isinstance(found, spandrel.ImageModelDescriptor) or found.scale == 1:

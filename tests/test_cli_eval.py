@@ -235,7 +235,7 @@ def test_damaged_weights_are_one_clear_line(irn_eval: Callable[..., Ran]) -> Non
     Path("bad.safetensors").write_bytes(b"nothing")
     ran = irn_eval("--data", "set", "-m", "bad.safetensors")
     assert (ran.status, ran.out) == (1, "")
-    assert ran.err.startswith("irn: bad.safetensors is not a whole safetensors file")
+    assert ran.err.startswith("irn: bad.safetensors is not a complete safetensors file")
     assert len(ran.err.splitlines()) == 1
 
 
@@ -304,5 +304,5 @@ def test_an_upscaler_that_is_none_is_one_line(irn_eval: Callable[..., Ran]) -> N
     Path("up.pth").write_bytes(b"nothing")
     ran = irn_eval("--data", "set", "--upscaler", "up.pth")
     assert (ran.status, ran.out) == (1, "")
-    assert ran.err.startswith("irn: up.pth is no network that spandrel knows (")
+    assert ran.err.startswith("irn: up.pth is not a network that spandrel knows (")
     assert len(ran.err.splitlines()) == 1

@@ -474,7 +474,7 @@ def test_a_directory_whose_name_a_file_has_fails_alone(run: Run) -> None:
         photo(f"in/{name}")
     Path("out").mkdir()
     Path("out/a").write_text("in the way")
-    told = f"failed: cannot write out/a/1_down4.png: {Path('out/a').absolute()} is no directory\n"
+    told = f"failed: cannot write out/a/1_down4.png: {Path('out/a').absolute()} is not a directory\n"
     assert "1 done, 1 failed" in ended(run("downscale in -o out"), 1, told=told).stderr
 
 

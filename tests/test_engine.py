@@ -219,7 +219,7 @@ def test_memory_limit_makes_tiles_small_and_then_is_an_error(tiny_model: Callabl
     model = tiny_model(4, growth=32)
     x = photo(128, 1600)
     expected = plain_downscale(model, x)
-    with pytest.raises(DeviceError, match=r"needs at least (\d+) MB, and 1 MB are allowed") as caught:
+    with pytest.raises(DeviceError, match=r"needs at least (\d+) MB, but only 1 MB are allowed") as caught:
         Engine(model, CPU, "fp32", memory=10**6).downscale(x)
     least = int(re.findall(r"at least (\d+)", str(caught.value))[0])
     runner = Engine(model, CPU, "fp32", memory=(least + 1) * 10**6)
@@ -256,7 +256,7 @@ def test_out_of_memory_on_the_device_retries_with_less(
     assert_same(Engine(model, CPU, "fp32").downscale(x), expected)
     assert refused
     most = 5
-    with pytest.raises(DeviceError, match="does not suffice even for the smallest tile"):
+    with pytest.raises(DeviceError, match="not enough device memory even for the smallest tile"):
         Engine(model, CPU, "fp32").downscale(photo(190, 130))
 
 

@@ -101,7 +101,11 @@ def test_checking_a_place_beforehand_writes_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     require_writable(tmp_path / "new" / "deep" / "a.txt")
     require_writable(tmp_path / "file", overwrite=True)
-    for path, message in [("file", "exists already"), ("file/a.txt", "file is no directory"), (".", "is a directory")]:
+    for path, message in [
+        ("file", "exists already"),
+        ("file/a.txt", "file is not a directory"),
+        (".", "is a directory"),
+    ]:
         with pytest.raises(OutputError, match=message):
             require_writable(tmp_path / path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]

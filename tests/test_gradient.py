@@ -97,7 +97,7 @@ def test_memory_limit_makes_tiles_small_and_then_is_an_error(
     model = tiny_model(2, growth=32)
     x, weight = torch.rand(160, 120, 3), torch.rand(160, 120, 3)
     expected = Gradient(model, CPU, "fp32").pull_back(x.clone(), weight.clone())[1]
-    with pytest.raises(DeviceError, match=r"needs at least (\d+) MB, and 1 MB are allowed") as caught:
+    with pytest.raises(DeviceError, match=r"needs at least (\d+) MB, but only 1 MB are allowed") as caught:
         Gradient(model, CPU, "fp32", memory=10**6).pull_back(x.clone(), weight.clone())
     least = int(re.findall(r"at least (\d+)", str(caught.value))[0])
     tallest = 0
@@ -132,5 +132,5 @@ def test_out_of_memory_on_the_device_retries_with_less(
     most = 60
     assert relative(Gradient(model, CPU, "fp32").pull_back(x.clone(), weight.clone())[1], expected) < 1e-5
     most = 20
-    with pytest.raises(DeviceError, match="does not suffice even for the smallest tile"):
+    with pytest.raises(DeviceError, match="not enough device memory even for the smallest tile"):
         Gradient(model, CPU, "fp32").pull_back(x, weight)

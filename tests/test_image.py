@@ -373,7 +373,7 @@ def test_animations_are_refused(tmp_path: Path, suffix: str) -> None:
 
 def test_previews_of_raw_files_are_refused(tmp_path: Path) -> None:
     Image.fromarray(noise(12, 16)).save(tmp_path / "a.tif", tiffinfo={254: 1})
-    with pytest.raises(InputError, match="shows but a preview"):
+    with pytest.raises(InputError, match="holds only a preview"):
         read(tmp_path / "a.tif")
     Image.fromarray(noise(12, 16)).save(tmp_path / "a.tif", tiffinfo={254: 0})
     assert read(tmp_path / "a.tif").size == (12, 16)

@@ -37,10 +37,10 @@ def test_other_files_are_refused(latent: Latent, tmp_path: Path) -> None:
         read_latent(path)
     write_latent(path, latent)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match="is not a whole safetensors file"):
+    with pytest.raises(InputError, match="is not a complete safetensors file"):
         read_latent(path)
     path.write_bytes(b"text")
-    with pytest.raises(InputError, match="is not a whole safetensors file"):
+    with pytest.raises(InputError, match="is not a complete safetensors file"):
         read_latent(path)
     save_file({"z": latent.z}, path)
     with pytest.raises(InputError, match="is not a latent"):

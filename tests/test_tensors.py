@@ -35,7 +35,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         FORMAT.read(tmp_path)
     for content in (b"", b"text", b"\xff" * 100):
         path.write_bytes(content)
-        with pytest.raises(InputError, match="is not a whole safetensors file"):
+        with pytest.raises(InputError, match="is not a complete safetensors file"):
             FORMAT.read_header(path)
     array = {"a": np.zeros(3)}
     for header, words in [

@@ -56,7 +56,7 @@ def test_a_run_leaves_what_it_promises_and_resumes(train: Train, tmp_path: Path)
     assert result.return_value == 0
     assert result.stdout == ""
     assert f"{COUNT} pictures to train on, {COUNT} to validate on" in result.stderr
-    assert "irn: it is validated on pictures that it is trained on" in result.stderr
+    assert "irn: validation uses pictures that are trained on" in result.stderr
     assert "step 3 (" in result.stderr
     assert "restored" in result.stderr
     names = {path.name for path in (tmp_path / "run").iterdir()}
@@ -81,7 +81,10 @@ def test_a_run_leaves_what_it_promises_and_resumes(train: Train, tmp_path: Path)
 def test_a_dry_run_writes_nothing(train: Train, tmp_path: Path) -> None:
     result = train(*COMMON, "-o", "run", "--dry-run", "--lr", "1e-3", "--vgg", "vgg.pth")
     assert result.return_value == 0
-    assert "none to validate on (of fewer than ten, none is held out; --val names a folder of others)" in result.stderr
+    assert (
+        "none to validate on (with fewer than ten pictures none is held out; name a folder of others with --val)"
+        in result.stderr
+    )
     assert "--vgg is not used: stage irn compares no features" in result.stderr
     assert "lr = 0.001\n" in result.stdout
     assert not (tmp_path / "run").exists()
@@ -160,7 +163,7 @@ def test_starting_weights_bring_their_network(train: Train, tmp_path: Path) -> N
     assert result.stderr == ""
     assert load_checkpoint(tmp_path / "run").config == make_tiny_model(2).config
     again = train("--data", str(PHOTOS), "--init", "mine.safetensors", "--patch", "32", "--dry-run", "--device", "cpu")
-    assert "starting weights come without an optimiser's state" in again.stderr
+    assert "starting weights carry no optimiser state" in again.stderr
     assert read_info(tmp_path / "run" / "weights.safetensors").notes["init"].startswith("mine revision 1")
 
 
@@ -173,20 +176,20 @@ def test_starting_weights_bring_their_network(train: Train, tmp_path: Path) -> N
         (["--data", str(PHOTOS), "--config", "typo.toml"], "did you mean 'guide'"),
         (["--data", str(PHOTOS), "--patch", "4000"], f"none of {COUNT} pictures can be used"),
         (["--data", str(PHOTOS), "--patch", "33"], "patch must be a multiple of the scale"),
-        (["--data", str(PHOTOS), "--init", "x2.safetensors", "-s", "4"], "is of scale 2, the recipe of scale 4"),
+        (["--data", str(PHOTOS), "--init", "x2.safetensors", "-s", "4"], "is for 2x, but the recipe for 4x"),
         (["--data", str(PHOTOS), "--init", "nothing"], "no model named 'nothing'"),
         (["--data", str(PHOTOS), "--recipe", "irn-plus"], "continues IRN weights: name them with --init"),
         (["--data", str(PHOTOS), "--recipe", "irn-plus", "--init", "x2.safetensors"], "VGG19 features"),
         (["--resume"], "--resume needs a run: name its directory"),
-        (["-s", "2"], "nothing to train on: --data names a folder"),
+        (["-s", "2"], "nothing to train on: name a folder"),
         (["--data", str(PHOTOS), "--anneal", "9m"], "--anneal takes the rate of a run to zero: name the run"),
         (["--resume", "run", "-o", "new", "--anneal", "9m", "--time-limit", "9m"], "leave out --time-limit"),
-        (["--resume", "run", "-o", "new", "--anneal", "soon"], "'soon' is no time limit"),
+        (["--resume", "run", "-o", "new", "--anneal", "soon"], "'soon' is not a time limit"),
         (["--data", str(PHOTOS), "--resume", "-o", "nowhere"], "nothing to resume"),
         (["--data", str(PHOTOS), "--resume", "-o", "nowhere", "--init", "x"], "leave out --recipe and --init"),
-        (["--data", str(PHOTOS), "--time-limit", "soon"], "'soon' is no time limit"),
+        (["--data", str(PHOTOS), "--time-limit", "soon"], "'soon' is not a time limit"),
         (["--data", str(PHOTOS), "--device", "gpu"], "unknown device 'gpu'"),
-        (["--data", str(PHOTOS), "-o", "typo.toml/run", "--dry-run"], "typo.toml is no directory"),
+        (["--data", str(PHOTOS), "-o", "typo.toml/run", "--dry-run"], "typo.toml is not a directory"),
         (["--data", str(PHOTOS), "--val", "bad"], "no validation picture can be measured; the first: cannot"),
     ],
 )  # fmt: skip
@@ -216,7 +219,7 @@ def test_a_second_stage_resumes_with_the_features_it_had(train: Train, tmp_path:
     assert "discriminator" in result.stderr
     assert read_info(tmp_path / "run" / "weights.safetensors").notes["vgg_input"] == "oxford"
     wrong = train(*common, "--resume", "--vgg-input", "torchvision")
-    assert "of oxford input: leave out --vgg-input" in str(wrong.exception)
+    assert "expect oxford input: leave out --vgg-input" in str(wrong.exception)
     result = train("--resume", "run", "--device", "cpu")
     assert result.exception is None, result.exception
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -308,7 +311,7 @@ def test_a_run_is_not_overwritten_by_mistake(train: Train, tmp_path: Path) -> No
     assert train(*COMMON, "-o", "run", "--stop-after", "1", "-q").return_value == 0
     before = (tmp_path / "run" / "checkpoint.safetensors").read_bytes()
     result = train(*COMMON, "-o", "run", "--stop-after", "1")
-    assert "run holds a run already: --resume continues it, --force starts anew" in str(result.exception)
+    assert "run already holds a run: --resume continues it, --force starts over" in str(result.exception)
     assert (tmp_path / "run" / "checkpoint.safetensors").read_bytes() == before
     assert train(*COMMON, "-o", "run", "--stop-after", "2", "--force", "-q").return_value == 0
     assert load_checkpoint(tmp_path / "run").counters.step == 2
@@ -320,7 +323,7 @@ def test_a_checkpoint_of_another_shape_is_refused(train: Train, tmp_path: Path) 
     assert train(*COMMON, "-o", "run", "--stop-after", "1", "-q").return_value == 0
     result = train("--data", str(PHOTOS), "-o", "run", "--resume", "-s", "4", "--device", "cpu")
     assert isinstance(result.exception, UsageError)
-    assert "run is of scale 2, the recipe of scale 4" in str(result.exception)
+    assert "run is for 2x, but the recipe for 4x" in str(result.exception)
 
 
 def test_an_unwritable_run_directory_is_told(train: Train, tmp_path: Path) -> None:
@@ -337,7 +340,7 @@ def test_durations(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "m", "9x", "-1m", "1m1h", "soon"])
 def test_what_is_no_duration(text: str) -> None:
-    with pytest.raises(UsageError, match="is no time limit"):
+    with pytest.raises(UsageError, match="is not a time limit"):
         parse_duration(text)
 
 

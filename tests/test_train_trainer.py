@@ -243,7 +243,7 @@ def test_too_little_memory_is_told(tmp_path: Path) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     step.run = full  # type: ignore[method-assign]
-    with pytest.raises(DeviceError, match="does not suffice for 4 crops of 16x16: ask for less with --batch"):
+    with pytest.raises(DeviceError, match="not enough device memory for 4 crops of 16x16: lower --batch"):
         run(step, tmp_path)
 
 
@@ -277,7 +277,7 @@ def test_what_is_no_checkpoint_is_told(tmp_path: Path) -> None:
     run(make_step(**QUICK), tmp_path, limits=Limits(steps=2))
     path = tmp_path / checkpoints.NAME
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match="is not a whole safetensors file"):
+    with pytest.raises(InputError, match="is not a complete safetensors file"):
         load_checkpoint(tmp_path)
     path.write_bytes((tmp_path / trainer.WEIGHTS).read_bytes())
     with pytest.raises(InputError, match="is not a checkpoint of irn"):

@@ -120,9 +120,9 @@ def save(path: Path, network: nn.Module) -> Path:
     ("make", "message"),
     [
         (lambda path: path, r"cannot read .*up\.pth: No such file"),
-        (lambda path: path.write_bytes(b"nothing"), r"up\.pth is no network that spandrel knows"),
-        (lambda path: torch.save({"a": torch.zeros(3)}, path), r"up\.pth is no network that spandrel knows"),
-        (lambda path: path.write_bytes(pickle.dumps(print)), r"up\.pth is no network that spandrel knows"),
+        (lambda path: path.write_bytes(b"nothing"), r"up\.pth is not a network that spandrel knows"),
+        (lambda path: torch.save({"a": torch.zeros(3)}, path), r"up\.pth is not a network that spandrel knows"),
+        (lambda path: path.write_bytes(pickle.dumps(print)), r"up\.pth is not a network that spandrel knows"),
         (
             lambda path: save(path, compact(1)),
             r"up\.pth is RealESRGAN Compact for restoration; expected a",

@@ -117,7 +117,7 @@ class _Line:
         self._news: SimpleQueue[Progressed | None] = SimpleQueue()  # None: a thread has finished something
 
     def events(self, items: Sequence[Job | Outcome]) -> Events:
-        """Do all jobs, and tell of them."""
+        """Do all jobs, and report them."""
         jobs = [item for item in items if isinstance(item, Job)]
         following = dict(itertools.pairwise(jobs))
         for item in items:

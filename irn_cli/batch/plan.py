@@ -144,7 +144,7 @@ def plan_upscale(
         if record and not isinstance(record, Record):
             return Outcome(source.path, "skipped", Code.OWN, "irn restored it")
         if source.header and not record and not source.header.damaged and not scale and not source.named:
-            reason = "no record of irn: foreign, or stripped; --scale and --size restore it all the same"
+            reason = "no record of irn: foreign, or stripped; --scale and --size restore it anyway"
             return Outcome(source.path, "skipped", Code.NO_RECORD, reason)
         factor = record.scale if record else scale or 4
         stem = source.path.stem.removesuffix(f"_down{factor}")
@@ -244,7 +244,7 @@ def decided(item: Job | Outcome, outputs: Outputs) -> Job | Outcome:
     outdated = bool(there) and outputs.existing in ("skip", "update") and _is_newer(item.source, there)
     if there and not (outputs.overwrite and (outdated or outputs.existing == "replace")):
         if outputs.existing == "refuse":
-            reason = f"{there[0]} exists already (--force replaces it, --skip-existing passes over it)"
+            reason = f"{there[0]} exists already (--force replaces it, --skip-existing skips it)"
             return Outcome(item.source, "failed", Code.EXISTS, reason)
         if len(there) == len(item.targets):
             reason = f"{there[0]} exists already"

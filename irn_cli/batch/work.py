@@ -149,7 +149,7 @@ class Upscaler:
         record = picture.record if isinstance(picture.record, Record) else None
         scale = record.scale if record else self.scale
         if scale is None:
-            reason = "no usable record of irn: foreign, or stripped; --scale and --size restore it all the same"
+            reason = "no usable record of irn: foreign, or stripped; --scale and --size restore it anyway"
             raise InputError(reason, Code.NO_RECORD)
         if self.scale not in (None, scale):
             reason = f"irn made it {scale} times smaller, not {self.scale}: leave --scale out"

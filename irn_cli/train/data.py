@@ -53,7 +53,7 @@ def hold_out(
 def load_pictures(paths: Sequence[Path], scale: int, smallest: int, limit: int | None = None) -> Pictures:
     """Decode pictures into memory or, where they exceed a limit, into a memory-mapped file that later runs reuse.
 
-    Files that cannot be read or are too small are left out; `Pictures.skipped` tells them.
+    Files that cannot be read or are too small are left out; `Pictures.skipped` lists them.
 
     Args:
         paths: picture files, in the order in which they are to be held.

@@ -211,7 +211,7 @@ def _what_to_train(request: Request) -> tuple[Checkpoint | None, IRN, Recipe, Pa
 
 def _require_no_run(run: Path, request: Request) -> None:
     if (run / checkpoints.NAME).exists() and not request.force:
-        raise UsageError(f"{run} holds a run already: --resume continues it, --force starts anew")
+        raise UsageError(f"{run} already holds a run: --resume continues it, --force starts over")
 
 
 def _branch(checkpoint: Checkpoint, run: Path) -> Checkpoint:
@@ -237,10 +237,10 @@ def _seconds(request: Request, recipe: Recipe, checkpoint: Checkpoint | None) ->
 def _facts(request: Request, step: Step, pictures: Pictures, validation: DataSet | None, freed: int) -> tuple[str, ...]:
     held = f"{len(validation.pictures)} to validate on" if validation else "none to validate on"
     if validation is None and step.recipe.validation:
-        held += " (of fewer than ten, none is held out; --val names a folder of others)"
+        held += " (with fewer than ten pictures none is held out; name a folder of others with --val)"
     facts = [f"{len(pictures)} pictures to train on, {held}; {_hardware(step.device)}, {step.precision}"]
     if request.init:
-        facts.append("starting weights come without an optimiser's state: results fall at first; --resume brings it")
+        facts.append("starting weights carry no optimiser state: results drop at first; --resume restores it")
     if freed:
         facts.append(f"removed {freed / 1e9:.1f} GB of decoded pictures that no run has used for a month")
     return tuple(facts)
@@ -251,7 +251,7 @@ def _remarks(
 ) -> list[str]:
     lines = []
     if validation and not {path.resolve() for path in training}.isdisjoint(map(Path.resolve, validation.pictures)):
-        lines.append("it is validated on pictures that it is trained on: other pictures will come back worse")
+        lines.append("validation uses pictures that are trained on: other pictures will come back worse")
     lines += [f"left out: {reason}" for reason in pictures.skipped[:5]]
     if len(pictures.skipped) > 5:
         lines.append(f"left out: {len(pictures.skipped) - 5} more")
@@ -264,11 +264,11 @@ def _differences(checkpoint: Checkpoint, recipe: Recipe, training: list[Path], p
     """Why a continued run does not go on as it would have."""
     lines, before = [], checkpoint.recipe
     if checkpoint.stamp not in (pictures.stamp, picture_stamp(training, before.scale, before.patch)):
-        lines.append("these are not the pictures that the run had: it will not go on bit for bit as it would have")
+        lines.append("these are not the pictures the run had: it will not continue bit for bit")
     if recipe.patch != before.patch:
         lines.append(
-            f"crops of {recipe.patch}x{recipe.patch} where the run had {before.patch}x{before.patch}: it will not go "
-            "on bit for bit as it would have"
+            f"crops of {recipe.patch}x{recipe.patch} where the run had {before.patch}x{before.patch}: it will not "
+            "continue bit for bit"
         )
     return lines
 
@@ -284,7 +284,7 @@ def _features(request: Request, recipe: Recipe, checkpoint: Checkpoint | None) -
         )
     before = checkpoint.notes.get("vgg_input") if checkpoint else None
     if before and request.vgg_input not in (None, before):
-        raise UsageError(f"the run's VGG19 features are of {before} input: leave out --vgg-input")
+        raise UsageError(f"the run's VGG19 features expect {before} input: leave out --vgg-input")
     return VGGFeatures(
         request.vgg, "oxford" if "oxford" in (before, request.vgg_input) else "torchvision", recipe.feature_scale
     )
@@ -292,7 +292,7 @@ def _features(request: Request, recipe: Recipe, checkpoint: Checkpoint | None) -
 
 def _check_scale(recipe: Recipe, model: IRN, source: str) -> None:
     if recipe.scale != model.config.scale:
-        raise UsageError(f"{source} is of scale {model.config.scale}, the recipe of scale {recipe.scale}")
+        raise UsageError(f"{source} is for {model.config.scale}x, but the recipe for {recipe.scale}x")
 
 
 def _fresh(config: IRNConfig, seed: int) -> IRN:

@@ -88,7 +88,7 @@ def watch(events: Iterable[Event], run: Path, recipe: Recipe, console: Console |
 
 
 class RunConsole(Console):
-    """Standard error, whose reader may go away: the run goes on, untold, where rich would end the process."""
+    """Standard error. Where its reader goes away, the run continues in silence; rich would end the process."""
 
     def on_broken_pipe(self) -> None:
         """Say nothing more."""

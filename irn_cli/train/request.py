@@ -67,7 +67,7 @@ class Request:
         own = self.include_own or bool(before.get("include_own"))
         data = tuple(map(Path, before.get("data", ())))
         if not data:
-            raise UsageError("nothing to train on: --data names a folder of pictures")
+            raise UsageError("nothing to train on: name a folder of pictures with --data")
         return replace(self, data=data, validation=validation, include_own=own, vgg=vgg)
 
 
@@ -96,5 +96,5 @@ def parse_duration(text: str) -> float:
     parts = match.groups(default="0") if match else ("0", "0", "0")
     seconds = sum(float(part) * unit for part, unit in zip(parts, (3600, 60, 1), strict=True))
     if seconds <= 0:
-        raise UsageError(f"{text!r} is no time limit: expected something like 9m, 90s or 1h30m")
+        raise UsageError(f"{text!r} is not a time limit: expected something like 9m, 90s or 1h30m")
     return seconds

@@ -130,7 +130,7 @@ def train(  # noqa: C901  # one loop that is read from top to bottom
         interrupted: asked after every step (on a GPU: whenever its results are waited for).
 
     Raises:
-        DeviceError: the device's memory does not suffice.
+        DeviceError: the device runs out of memory.
         InputError: the checkpoint is of another network, or no validation picture can be measured.
         OutputError: the run's directory cannot be written; earlier checkpoints stay as they are.
         IrnError: the run does not recover from bad steps.
@@ -159,8 +159,8 @@ def train(  # noqa: C901  # one loop that is read from top to bottom
                 step.run(k, rate, setback)
             except torch.OutOfMemoryError as error:
                 raise DeviceError(
-                    f"the device's memory does not suffice for {recipe.batch} crops of {recipe.patch}x{recipe.patch}: "
-                    "ask for less with --batch or --patch, or set accumulate = 2 or recompute = true in --config"
+                    f"not enough device memory for {recipe.batch} crops of {recipe.patch}x{recipe.patch}: "
+                    "lower --batch or --patch, or set accumulate = 2 or recompute = true in --config"
                 ) from error
         shown = step.read()
         seconds = step.agree(clock.tick(end - begin))
@@ -173,14 +173,14 @@ def train(  # noqa: C901  # one loop that is read from top to bottom
         if shown["in_row"] >= recipe.patience:
             if tries == _SETBACKS:
                 raise IrnError(
-                    f"gave up at step {end}: loss or gradient stay bad after {tries} returns to a good state"
+                    f"gave up at step {end}: loss or gradient still bad after {tries} returns to a good state"
                 )
             skipped = step.state()["guard/skipped"]  # goes on being counted
             step.restore({**good, "guard/skipped": skipped, "guard/in_row": torch.zeros(())})
             tries += 1
             counters = replace(counters, setbacks=counters.setbacks + 1)
             yield SetBack(end, recipe.setback**counters.setbacks)
-        if end % recipe.log_every == 0 or begin == first.step:  # the first one soon tells that all is well
+        if end % recipe.log_every == 0 or begin == first.step:  # the first one shows early that all is well
             row = {name: shown[name] for name in step.shown} | norms
             row |= {"skipped": shown["skipped"], "lr": rate * setback, "ms_per_step": 1000 * since / (end - marked)}
             left = spent * (1 - progress) / max(progress - first.progress, 1e-9)
@@ -224,7 +224,7 @@ def _reason_to_stop(
 
 
 def next_wait(step: Step, k: int, first: int, last: int | None) -> int:
-    """The step before which nobody asks for results: waiting for them costs a GPU time, and a CPU nothing."""
+    """The next step whose results are needed. Waiting for others costs a GPU time, and a CPU nothing."""
     if step.device.type != "cuda" or k == first:
         return k + 1
     recipe = step.recipe
@@ -259,7 +259,7 @@ def _specimen(step: Step, validation: DataSet | None) -> Pixels:
             pixels = read(path).pixels
             break
         except IrnError:
-            continue  # validating tells of it
+            continue  # validation reports it
     scale = step.recipe.scale
     height, width = (min(side, _PREVIEW) // scale * scale for side in pixels.shape[:2])
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
