@@ -277,7 +277,7 @@ def test_an_interrupted_branch_resumes_with_the_time_that_is_left(train: Train, 
         (CONSTANT.replace("= 8", "= 2"), ["-o", "new"], "run is past its constant stage, after 50% of its schedule"),
         (CONSTANT, [], "--anneal leaves the run as it is: name the directory of the new one with -o"),
         (CONSTANT, ["-o", "./run"], "--anneal leaves the run as it is: name the directory of the new one with -o"),
-        (CONSTANT, ["-o", "other"], "other holds a run already"),
+        (CONSTANT, ["-o", "other"], "other already holds a run"),
     ],
 )
 def test_runs_that_cannot_be_branched(
@@ -304,7 +304,7 @@ def test_what_a_continued_run_does_otherwise_is_told(train: Train, tmp_path: Pat
     (tmp_path / "run" / "request.json").write_text("{")
     assert "request.json is damaged" in str(train("--resume", "run").exception)
     (tmp_path / "run" / "request.json").unlink()  # as an earlier version left it
-    assert "--data names a folder" in str(train("--resume", "run").exception)
+    assert "nothing to train on" in str(train("--resume", "run").exception)
 
 
 def test_a_run_is_not_overwritten_by_mistake(train: Train, tmp_path: Path) -> None:
