@@ -27,6 +27,8 @@ from irn_cli.errors import Code, InputError, UsageError, explain, one_line
 from irn_cli.streams import standard_input, standard_output
 
 if TYPE_CHECKING:
+    from click.types import OptionHelpExtra
+
     from irn_cli.batch.line import Events
     from irn_cli.batch.plan import Existing, Job, Outcome, Outputs
     from irn_cli.batch.work import Work
@@ -168,11 +170,18 @@ class _Weights(click.Path):
 
 
 class _Option(click.Option):
-    """An option that the help shows in a section."""
+    """An option that the help shows in a section, with a default in words as it stands, and without its range."""
 
     def __init__(self, *arguments: Any, section: str, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.section = section
+
+    def get_help_extra(self, ctx: click.Context) -> "OptionHelpExtra":
+        extra = super().get_help_extra(ctx)
+        extra.pop("range", None)  # the message about a number outside says it
+        if isinstance(self.show_default, str):
+            extra["default"] = self.show_default  # else in parentheses
+        return extra
 
 
 class _Command(click.Command):
@@ -452,8 +461,8 @@ def _downscaler(options: _Downscale) -> "Work":
 class _Upscale(_Batch):
     samples: int = _latent("--samples", type=click.IntRange(1), default=1, metavar="N",
         help="How many restorations to draw of each.")  # fmt: skip
-    seed: int | None = _latent("--seed", type=int, show_default="0", help="Which latents to draw.")
-    temperature: float | None = _latent("--temperature", type=_Finite(0), show_default="1",
+    seed: int | None = _latent("--seed", metavar="S", type=int, show_default="0", help="Which latents to draw.")
+    temperature: float | None = _latent("--temperature", metavar="T", type=_Finite(0), show_default="1",
         help="Their standard deviation; a warning says where MODEL was not trained for it.")  # fmt: skip
     latent: str | None = _latent("--latent", type=_NAME, metavar="FILE",
         show_default="the one beside it, unless an option above is given",
@@ -536,10 +545,10 @@ class _Info:
 
 @_command(irn, _Info)
 def info(options: _Info) -> int:
-    """Tell what pictures are: made by irn, and from what; or what `irn downscale` would make of them.
+    """Show what irn made of pictures, or would make of them.
 
-    SRC are pictures, directories or glob patterns, as for `irn downscale`. Of a small picture it is told which weights
-    restore it, whether they are here, and whether its pixels are still as irn wrote them.
+    SRC are pictures, directories or glob patterns, as for `irn downscale`. For a small picture it says which
+    weights restore it, whether they are installed, and whether its pixels are still as irn wrote them.
 
     \b
     Example:
@@ -673,8 +682,8 @@ class _Eval(_Runner):
     metrics: tuple[str, ...] = _protocol("--metric", **_METRICS)
     samples: int = _protocol("--samples", type=click.IntRange(1), default=1, metavar="N",
         help="Draws of the latent; scores are means.")  # fmt: skip
-    seed: int = _protocol("--seed", type=int, default=0, help="Which latents to draw.")
-    temperature: float = _protocol("--temperature", type=_Finite(0), default=1.0,
+    seed: int = _protocol("--seed", metavar="S", type=int, default=0, help="Which latents to draw.")
+    temperature: float = _protocol("--temperature", metavar="T", type=_Finite(0), default=1.0,
         help="Standard deviation of the latent; 0 is its mean.")  # fmt: skip
     crop: int | None = _protocol("--crop", type=click.IntRange(0), metavar="N", show_default="the scale",
         help="Pixels left out at each border.")  # fmt: skip
@@ -799,7 +808,7 @@ class _Compare:
 
 @_command(irn, _Compare)
 def compare(options: _Compare) -> int:
-    """Measure how alike two pictures, or the pictures of two folders, are.
+    """Measure how alike two pictures, or two folders of them, are.
 
     Pictures of folders belong together by their names, which in B may end in another format and bear a suffix such as
     _up4, _x4 or _SR. One that has no counterpart, or one of another size, is named and makes the exit status 1.
@@ -946,7 +955,7 @@ class _Train(_Device):
     batch: int | None = _recipe("--batch", type=int, metavar="N", help="Crops per step.")
     patch: int | None = _recipe("--patch", type=int, metavar="N", help="Side of a crop, in pixels.")
     lr: float | None = _recipe("--lr", type=float, metavar="R", help="Peak learning rate.")
-    seed: int | None = _recipe("--seed", type=int, help="Seed of all random numbers.")
+    seed: int | None = _recipe("--seed", metavar="S", type=int, help="Seed of all random numbers.")
     vgg: Path | None = _recipe("--vgg", type=_PATH, metavar="FILE",
         help="VGG19 weights for irn-plus, in torchvision's layout (.pth or .safetensors).")  # fmt: skip
     vgg_input: Literal["torchvision", "oxford"] | None = _recipe("--vgg-input",
