@@ -154,6 +154,18 @@ class _Size(click.ParamType[tuple[int, int]]):
         return int(found[2]), int(found[1])
 
 
+class _Scales(click.ParamType[tuple[int, ...]]):
+    """Factors with commas between, the largest first."""
+
+    name = "scales"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if isinstance(value, tuple):  # the default
+            return value
+        chosen = [_SCALES.convert(text, parameter, context) for text in value.split(",")]
+        return tuple(sorted(set(chosen), reverse=True))
+
+
 class _Weights(click.Path):
     """Weights by name or path; a shell completes names, and files where none begins so."""
 
@@ -411,6 +423,32 @@ class _Downscale(_Batch):
     verify: bool = _checks("--verify", is_flag=True, help="Restore each small picture at once and show its PSNR.")
     min_psnr: float | None = _checks("--min-psnr", type=_Finite(0), metavar="DB",
         help="Fail, and write nothing, if the PSNR on Y is lower.")  # fmt: skip
+    scales: tuple[int, ...] = _checks("--scales", type=_Scales(), metavar="4,2", show_default=False, default=(),
+        help="Make each picture small by the largest of these factors at which it reaches --min-psnr.")  # fmt: skip
+    otherwise: Literal["fail", "skip", "copy", "keep"] = _checks("--otherwise",
+        type=click.Choice(["fail", "skip", "copy", "keep"]), default="fail",
+        help="What becomes of a picture that does not reach --min-psnr: left out, copied as it is, or made small by "
+             "the least factor all the same.")  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_psnr is None and (self.scales or self.otherwise != "fail"):
+            raise UsageError("--scales and --otherwise say what to do about --min-psnr: give that, too")
+        if self.scales and (self.scale or self.model):
+            raise UsageError("--scales takes the shipped weights of each factor: leave out --scale and --model")
+        if self.keep_latent and (self.scales or self.otherwise != "fail"):
+            raise UsageError("--keep-latent restores every bit: it excludes --scales and --otherwise")
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names or paths of what makes pictures small: more than one with `--scales`, the largest factor first."""
+        from irn_cli.weights import DEFAULT_MODELS
+
+        scales = self.scales or (self.scale or 4,)
+        for scale in scales:
+            if not self.model and scale not in DEFAULT_MODELS:
+                raise UsageError(f"no weights for {scale}x are shipped: --model names yours")
+        return (self.model,) if self.model else tuple(DEFAULT_MODELS[scale] for scale in scales)
 
 
 @_command(irn, _Downscale)
@@ -426,35 +464,45 @@ def downscale(options: _Downscale) -> int:
       irn downscale photo.jpg --refine     # takes longer, restores better
     """
     from irn_cli.batch.plan import plan_downscale
-    from irn_cli.weights import DEFAULT_MODELS, find_weights, read_scale
+    from irn_cli.weights import find_weights, read_scale
 
     inputs = _find(options)
-    if options.scale and not options.model and options.scale not in DEFAULT_MODELS:
-        raise UsageError(f"no weights for {options.scale}x are shipped: --model names yours")
-    source = find_weights(options.model or DEFAULT_MODELS[options.scale or 4])
-    scale = read_scale(source)
+    sources = [find_weights(name) for name in options.weights]
+    scale, *smaller = map(read_scale, sources)
     if options.scale not in (None, scale):
-        raise UsageError(f"{source.stem} makes pictures {scale} times smaller, not {options.scale}")
-    plan = plan_downscale(inputs, options.outputs(), scale, keep_latent=options.keep_latent)
+        raise UsageError(f"{sources[0].stem} makes pictures {scale} times smaller, not {options.scale}")
+    plan = plan_downscale(
+        inputs,
+        options.outputs(),
+        scale,
+        keep_latent=options.keep_latent,
+        smaller=smaller,
+        copy=options.otherwise == "copy",
+    )
     return _run(plan, partial(_downscaler, options), options)
 
 
 def _downscaler(options: _Downscale) -> "Work":
     """Load what makes pictures small; also called in the workers of a cluster."""
-    from irn_cli.batch.work import Downscaler
+    from irn_cli.batch.work import Chooser, Downscaler
     from irn_cli.rescale import Rescaler
-    from irn_cli.weights import DEFAULT_MODELS, load_model
+    from irn_cli.weights import load_model
 
-    model = load_model(options.model or DEFAULT_MODELS[options.scale or 4])
-    return Downscaler(
-        scaler=Rescaler(model, options.device, options.precision, options.memory),
-        keep_latent=options.keep_latent,
-        on_artifact=options.on_artifact,
-        border=options.border,
-        refine=options.refine,
-        verify=options.verify,
-        min_psnr=options.min_psnr,
+    downscalers = tuple(
+        Downscaler(
+            scaler=Rescaler(load_model(name), options.device, options.precision, options.memory),
+            keep_latent=options.keep_latent,
+            on_artifact=options.on_artifact,
+            border=options.border,
+            refine=options.refine,
+            verify=options.verify,
+            min_psnr=options.min_psnr,
+        )
+        for name in options.weights
     )
+    if options.scales or options.otherwise != "fail":
+        return Chooser(downscalers=downscalers, otherwise=options.otherwise)
+    return downscalers[0]
 
 
 @dataclass(frozen=True, kw_only=True)

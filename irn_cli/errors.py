@@ -26,7 +26,7 @@ class Code(StrEnum):
     NAME_TAKEN = "name-taken"  # another input of this run becomes the same file
     INCOMPLETE = "incomplete"  # of a picture and its latent one is there already, the other is not
     ARTIFACT = "artifact"  # a coloured blotch, with --on-artifact fail
-    LOW_PSNR = "low-psnr"  # it restores worse than --min-psnr
+    LOW_PSNR = "low-psnr"  # it restores worse than --min-psnr; skipped with --otherwise skip
     USAGE = "usage"  # what was asked for cannot be done with this input
     WEIGHTS = "weights"  # the weights are missing or damaged
     UNWRITABLE = "unwritable"  # the result cannot be written: a full disk, no permission, the format's limits

@@ -4,6 +4,7 @@ import ctypes
 import json
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -223,6 +224,67 @@ def test_verification(run: Run) -> None:
     ended(run(f"downscale a.png --force --min-psnr {luma - 0.1}"), 0)
     Path("a_down4.png").unlink()
     ended(run(f"downscale a.png --min-psnr {luma + 0.1}"), 1, told=f"it restores at {luma:.2f} dB, below")
+    assert files() == ["a.png"]
+
+
+@pytest.fixture
+def of_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures in `in`, of which one comes back with 41 dB from 4x, one from 2x and one from neither."""
+    monkeypatch.setattr("irn_cli.rescale.LEAST", 64)  # tiny as they are, they are interpolated
+    wave = np.repeat(128 + 100 * np.sin(np.indices((40, 48))[1] / 9)[..., None], 3, 2).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    Path("in/sub").mkdir(parents=True)
+    for name, pixels in {"wave": wave, "photo": photo_like(40, 48), "sub/noise": noise}.items():
+        Image.fromarray(pixels).save(f"in/{name}.webp", lossless=True)
+
+
+@pytest.mark.usefixtures("of_each_kind")
+@pytest.mark.parametrize("otherwise", ["fail", "skip", "copy", "keep"])
+def test_the_largest_factor_that_restores_well_enough(run: Run, otherwise: str) -> None:
+    command = f"downscale in -o out --min-psnr 41 --scales 2,4 --otherwise {otherwise}"
+    status = int(otherwise == "fail")
+    result = ended(run(command), status)
+    kept = {"copy": ["out/sub/noise.webp"], "keep": ["out/sub/noise_down2.png"]}.get(otherwise, [])
+    made = ["out/photo_down2.png", *kept, "out/wave_down4.png"]
+    assert [name for name in files() if name.startswith("out")] == made
+    short = r"1\d.\d\d dB at 4x, 1\d.\d\d dB at 2x; --min-psnr asks for 41 dB"
+    told = {
+        "fail": rf"failed: {short}: not written",
+        "skip": rf"skipped: {short}: not written",
+        "copy": rf"warning: {short}: copied as it is",
+        "keep": r"warning: it restores at 1\d.\d\d dB, below 41 dB: kept all the same",
+    }
+    assert re.search(rf"sub/noise.webp: {told[otherwise]}\n", result.stderr)
+    if otherwise == "copy":
+        assert Path("out/sub/noise.webp").read_bytes() == Path("in/sub/noise.webp").read_bytes()
+    again = ended(run(f"{command} --skip-existing"), status).stderr
+    assert f"{len(made)} skipped: their outputs exist\n" in again
+    ended(run("upscale out -o large"), 0)
+
+
+@pytest.mark.usefixtures("of_each_kind")
+def test_what_is_to_be_copied_without_several_factors(run: Run) -> None:
+    rows = run("downscale in -o out --min-psnr 41 --otherwise copy --json").stdout.splitlines()
+    assert [Path(json.loads(row)["outputs"][0]).name for row in rows] == ["photo.webp", "noise.webp", "wave_down4.png"]
+    assert json.loads(rows[1])["output_bytes"] == Path("in/sub/noise.webp").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--scales 4,2", "give that, too"),
+        ("--otherwise copy", "give that, too"),
+        ("--min-psnr 30 --scales 4,3", "'3' is not one of"),
+        ("--min-psnr 30 --scales 8,4", "no weights for 8x are shipped"),
+        ("--min-psnr 30 --scales 4,2 -s 4", "leave out --scale and --model"),
+        ("--min-psnr 30 --scales 4,2 --keep-latent -o out", "--keep-latent restores every bit"),
+        ("--min-psnr 30 --otherwise copy", "another directory"),
+        ("--min-psnr 30 --otherwise copy -o b.png", "another directory"),
+    ],
+)
+def test_factors_that_do_not_fit(run: Run, options: str, told: str) -> None:
+    photo("a.png")
+    ended(run(f"downscale a.png {options}"), 2, told=told)
     assert files() == ["a.png"]
 
 

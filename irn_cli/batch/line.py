@@ -6,6 +6,7 @@ A runner takes a plan and the work on one picture, and yields what happens until
 
 import io
 import itertools
+import shutil
 import threading
 import time
 import traceback
@@ -22,10 +23,11 @@ from typing import Any
 import torch
 
 from irn_cli.batch.plan import Job, Outcome, Outputs, Result, decided, failure
-from irn_cli.batch.work import Product, Report, Work
+from irn_cli.batch.work import Copy, Product, Report, Work
 from irn_cli.cluster import WorkersChanged
 from irn_cli.device import trim_memory
 from irn_cli.errors import Code, OutputError
+from irn_cli.files import atomic_write
 from irn_cli.image import MAX_PIXELS, read, write
 from irn_cli.inputs import STREAM
 from irn_cli.latent import latent_path
@@ -220,7 +222,9 @@ class _Line:
             trim_memory()
         return replace(picture, icc=None, exif=None, xmp=None, dpi=None, chunks=()) if self._strip else picture
 
-    def _store(self, product: Product) -> "_Written":
+    def _store(self, product: Product | Copy) -> "_Written":
+        if isinstance(product, Copy):
+            return self._copy(product)
         target, picture = product.target, product.picture
         if picture.pixels.size // 3 > HUGE:
             trim_memory()
@@ -237,6 +241,19 @@ class _Line:
             raise
         files = (latent_path(target), target) if picture.latent else (target,)
         return _Written(files, lost, sum(_size(file) or 0 for file in files))
+
+    def _copy(self, copy: Copy) -> "_Written":
+        try:
+            with (
+                copy.source.open("rb") as source,
+                atomic_write(copy.target, overwrite=self._outputs.overwrite) as target,
+            ):
+                shutil.copyfileobj(source, target)
+        except OutputError as error:
+            if self._outputs.existing == "skip" and error.code is Code.EXISTS:
+                return _Written()
+            raise
+        return _Written((copy.target,), size=_size(copy.target) or 0)
 
 
 def _size(source: Path) -> int | None:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from irn_cli.errors import Code, InputError, UsageError, explain
+from irn_cli.errors import Code, InputError, IrnError, UsageError, explain
 from irn_cli.files import require_writable
 from irn_cli.image import FOREIGN, SUFFIXES, output_format
 from irn_cli.inputs import STREAM, Input, identifier
@@ -51,6 +51,7 @@ class Job:
     targets: tuple[Path, ...]  # all that may be written for it
     pixels: int = 0  # of the large picture, made small or to be made, as far as known
     together: bool = False  # whether the targets are of use only with each other: a picture and its latent
+    one_of: bool = False  # whether but one of the targets will be written: by the factor that is good enough
     warnings: tuple[str, ...] = ()
 
 
@@ -98,17 +99,37 @@ class Outcome:
         }
 
 
+class Skip(IrnError):  # noqa: N818  # no error: it is as was asked for
+    """Raised by work on a picture that is to be left out, as was asked for."""
+
+
 def failure(source: Path, error: Exception) -> Outcome:
     """The outcome of an input that met an error."""
     code, reason = explain(error)
-    return Outcome(source, "failed", code, reason)
+    return Outcome(source, "skipped" if isinstance(error, Skip) else "failed", code, reason)
 
 
-def plan_downscale(inputs: Sequence[Input], outputs: Outputs, scale: int, *, keep_latent: bool) -> list[Job | Outcome]:
+def plan_downscale(
+    inputs: Sequence[Input],
+    outputs: Outputs,
+    scale: int,
+    *,
+    keep_latent: bool,
+    smaller: Sequence[int] = (),
+    copy: bool = False,
+) -> list[Job | Outcome]:
     """Decide what each input becomes small as; a picture that irn made is skipped.
 
     Where several inputs have one name, as `a.jpg` and `a.png`, the first that can be read gets the plain name for its
     result, the others one with their format in it.
+
+    Args:
+        inputs: what was found.
+        outputs: where results go.
+        scale: how many times smaller.
+        keep_latent: each picture has a latent beside it.
+        smaller: further factors to try; a job's targets are in their order.
+        copy: a job's last target is a copy of its input.
 
     Raises:
         UsageError: the one input would be replaced, or the format is unknown.
@@ -118,12 +139,25 @@ def plan_downscale(inputs: Sequence[Input], outputs: Outputs, scale: int, *, kee
     def decide(source: Input, ending: str) -> Job | Outcome:
         if source.header and source.header.record:
             return Outcome(source.path, "skipped", Code.OWN, "irn made it")
-        target = outputs.target(source, f"{source.path.stem}{ending}_down{scale}.png", many=_are_many(inputs))
-        _check_format(target, small=True)
-        if keep_latent and target == STREAM:
+        targets = [target(source, ending, factor) for factor in (scale, *smaller)]
+        if keep_latent:
+            targets.append(latent_path(targets[0]))
+        if copy:
+            targets.append(outputs.target(source, source.path.name, many=_are_many(inputs)))
+            if (
+                STREAM in (source.path, targets[-1])
+                or targets[-1].name != source.path.name
+                or targets[-1] == source.path
+            ):
+                raise UsageError("--otherwise copy: expected files as inputs and another directory for them as -o")
+        return Job(source.path, tuple(targets), _pixels(source), together=keep_latent, one_of=bool(smaller or copy))
+
+    def target(source: Input, ending: str, factor: int) -> Path:
+        found = outputs.target(source, f"{source.path.stem}{ending}_down{factor}.png", many=_are_many(inputs))
+        _check_format(found, small=True)
+        if keep_latent and found == STREAM:
             raise UsageError("--keep-latent needs a file for the small picture, not standard output")
-        targets = (target, latent_path(target)) if keep_latent else (target,)
-        return Job(source.path, targets, _pixels(source), together=keep_latent)
+        return found
 
     return _planned(inputs, decide)
 
@@ -246,7 +280,7 @@ def decided(item: Job | Outcome, outputs: Outputs) -> Job | Outcome:
         if outputs.existing == "refuse":
             reason = f"{there[0]} exists already (--force replaces it, --skip-existing skips it)"
             return Outcome(item.source, "failed", Code.EXISTS, reason)
-        if len(there) == len(item.targets):
+        if len(there) == len(item.targets) or item.one_of:
             reason = f"{there[0]} exists already"
             if not outdated:
                 return Outcome(item.source, "skipped", Code.EXISTS, reason)

@@ -4,12 +4,12 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from irn_cli.batch.plan import Job, Result
+from irn_cli.batch.plan import Job, Result, Skip
 from irn_cli.engine import Progress
 from irn_cli.errors import Code, InputError, UsageError, WeightsError
 from irn_cli.latent import latent_path, read_latent
@@ -28,6 +28,14 @@ class Product:
     picture: Picture
 
 
+@dataclass(frozen=True)
+class Copy:
+    """A file that is kept as it is."""
+
+    source: Path
+    target: Path
+
+
 class Report(Protocol):
     """Tells how far a job is."""
 
@@ -36,7 +44,7 @@ class Report(Protocol):
 
 
 # Yields what is to be written, as soon as it is made, and what is known by then: of the results, the last counts.
-Work = Callable[[Job, Picture, Report], Iterator[Product | Result]]
+Work = Callable[[Job, Picture, Report], Iterator[Product | Copy | Result]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +58,7 @@ class Downscaler:
     refine: int = 0
     verify: bool = False
     min_psnr: float | None = None  # dB on Y; a picture that restores worse is not written
+    keep: bool = False  # one that restores worse is written all the same, with a warning
 
     def __call__(self, job: Job, picture: Picture, report: Report) -> Iterator[Product | Result]:
         """Do one job: `Work`."""
@@ -95,11 +104,53 @@ class Downscaler:
             )
             yield result
             if self.min_psnr is not None and fidelity.luma < self.min_psnr:
-                reason = f"it restores at {fidelity.luma:.2f} dB, below {self.min_psnr:g} dB: not written"
-                raise InputError(reason, Code.LOW_PSNR)
+                reason = f"it restores at {fidelity.luma:.2f} dB, below {self.min_psnr:g} dB"
+                if not self.keep:
+                    raise InputError(f"{reason}: not written", Code.LOW_PSNR)
+                result = replace(result, warnings=(*result.warnings, f"{reason}: kept all the same"))
+                yield result
         if small.latent:
             yield replace(result, latent_bytes=small.latent.nbytes)
         yield Product(job.targets[0], small)
+
+
+Otherwise = Literal["fail", "skip", "copy", "keep"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chooser:
+    """Makes a picture small by the largest of several factors at which it restores well enough."""
+
+    downscalers: tuple[Downscaler, ...]  # the largest factor first, each with the `min_psnr` to be reached
+    otherwise: Otherwise  # what becomes of a picture that reaches it at none
+
+    def __call__(self, job: Job, picture: Picture, report: Report) -> Iterator[Product | Copy | Result]:
+        """Do one job: `Work`."""
+        reached = []
+        for index, downscaler in enumerate(self.downscalers):
+            last = index == len(self.downscalers) - 1
+            chosen = replace(downscaler, keep=last and self.otherwise == "keep")
+            result = Result()
+            try:
+                for item in chosen(replace(job, targets=job.targets[index:]), picture, self._part(report, index)):
+                    result = item if isinstance(item, Result) else result
+                    yield item
+                return
+            except InputError as error:
+                if error.code not in (Code.LOW_PSNR, Code.ARTIFACT):
+                    raise
+                at = "a blotch" if error.code is Code.ARTIFACT else f"{result.psnr_y:.2f} dB"
+                reached.append(f"{at} at {downscaler.scaler.scale}x")
+        reason = f"{', '.join(reached)}; --min-psnr asks for {self.downscalers[0].min_psnr:g} dB"
+        if self.otherwise == "copy":
+            yield Result(output_size=picture.size[::-1], warnings=(f"{reason}: copied as it is",))
+            yield Copy(job.source, job.targets[-1])
+            return
+        raise (Skip if self.otherwise == "skip" else InputError)(f"{reason}: not written", Code.LOW_PSNR)
+
+    def _part(self, report: Report, index: int) -> Report:
+        count = len(self.downscalers)
+        return lambda share, note="": report((index + share) / count, note)
 
 
 @dataclass(frozen=True, kw_only=True)
