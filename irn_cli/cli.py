@@ -1072,6 +1072,8 @@ class _Train(_Device):
         help="End cleanly after this much work (90s, 9m, 1h30m).")  # fmt: skip
     dry_run: bool = _training("--dry-run", is_flag=True,
         help="Check everything, print the recipe as it would run, and stop.")  # fmt: skip
+    tensorboard: bool = _training("--tensorboard", is_flag=True,
+        help="Log for TensorBoard too, in the run's directory; needs irn-cli[tensorboard].")  # fmt: skip
     quiet: bool = _training("-q", "--quiet", is_flag=True, help="Show only what went wrong.")
     memory: str | None = _network("--memory", metavar="SIZE", show_default="a third of what there is",
         help="Keep at most this much of the training pictures in RAM, such as 2GB; the rest in a file.")  # fmt: skip
@@ -1089,9 +1091,12 @@ class _Train(_Device):
 
     def request(self) -> "Request":
         """What is asked for, with what a run to continue remembers; what cannot be, as far as torch is not needed."""
+        from irn_cli.train.board import require_tensorboard
         from irn_cli.train.recipe import read_config
         from irn_cli.train.request import Request, parse_duration
 
+        if self.tensorboard:
+            require_tensorboard()
         request = Request(
             data=self.data,
             validation=self.validation,
@@ -1166,5 +1171,12 @@ def train(options: _Train) -> int:
                 limits=job.limits,
                 interrupted=interrupted,
             )
-            reason = watch(events, job.run, job.step.recipe, console, quiet=options.quiet)
+            reason = watch(
+                events,
+                job.run,
+                job.step.recipe,
+                console,
+                quiet=options.quiet,
+                tensorboard=options.tensorboard,
+            )
     return 130 if reason == "interrupted" else 0

@@ -68,11 +68,12 @@ def test_a_run_leaves_what_it_promises_and_resumes(train: Train, tmp_path: Path)
     assert notes["recipe"].startswith("irn with scale = 2")
     assert load_model(tmp_path / "run" / "weights.safetensors").config.scale == 2
 
-    resumed = train("--resume", "run", "--iterations", "5", "--device", "cpu")
+    resumed = train("--resume", "run", "--iterations", "5", "--device", "cpu", "--tensorboard")
     assert f"{COUNT} pictures to train on, {COUNT} to validate on" in resumed.stderr
     assert "bit for bit" not in resumed.stderr
     assert resumed.return_value == 0, resumed.exception
     assert load_checkpoint(tmp_path / "run").counters.step == 5
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5]
     assert {"step", "loss", "reconstruction", "guide", "distribution", "lr", "grad_norm", "ms_per_step"} <= set(rows[0])
@@ -441,8 +442,19 @@ def test_a_run_in_the_background_says_how_it_is_stopped(tmp_path: Path) -> None:
     assert "interrupted; --resume continues" in told
 
 
+def test_a_run_that_is_killed_before_it_is_due_to_save_leaves_all_its_files(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY.replace("save_every = 2", "save_every = 1_000_000"))
+    process = start()
+    wait_for_step(tmp_path, 2)
+    process.kill()
+    process.communicate()
+    assert load_checkpoint(tmp_path / "run").counters.step == 1
+    load_model(tmp_path / "run" / "weights.safetensors")
+    assert {"curve.svg", "preview.png"} <= {path.name for path in (tmp_path / "run").iterdir()}
+
+
 def test_a_kill_at_any_moment_leaves_the_last_checkpoint_whole(start: Start, tmp_path: Path) -> None:
-    for k in range(3):
+    for k in range(2):
         process = start(*(["--force"] if k else []))
         wait_for_step(tmp_path, 3 + k)
         process.kill()

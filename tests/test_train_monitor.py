@@ -14,10 +14,13 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from irn_cli.errors import OutputError
+from irn_cli.errors import OutputError, UsageError
 from irn_cli.evaluation import Summary
-from irn_cli.train.monitor import RunConsole, read_log, stopping, watch, write_curve
+from irn_cli.train.board import require_tensorboard
+from irn_cli.train.curve import write_curve
+from irn_cli.train.monitor import RunConsole, stopping, watch
 from irn_cli.train.recipe import load_recipe
+from irn_cli.train.records import read_log
 from irn_cli.train.trainer import Ended, Event, Logged, Preview, Saved, SetBack, Validated
 
 RECIPE = replace(load_recipe("irn"), iterations=10_000)
@@ -199,6 +202,33 @@ def test_the_preview_shows_original_small_and_restored(tmp_path: Path) -> None:
     assert preview.shape == (32, 3 * 48 + 8, 3)
     assert (preview[:, :48] == 128).all()
     assert (preview[:, 52:100] == 0).all()
+
+
+def test_tensorboard_shows_what_the_log_says(tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    watch(EVENTS, tmp_path, RECIPE, plain_console(), tensorboard=True)
+    again = [logged(6_000, loss=1.0), logged(6_001, loss=float("nan"))]  # it was killed before it saved
+    watch(again, tmp_path, RECIPE, plain_console(), tensorboard=True)
+    board = reader.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    losses = [(event.step, event.value) for event in board.Scalars("training/loss")]
+    assert losses == [(10, pytest.approx(123.45)), (6_000, 1.0)]
+    assert len(board.Scalars("training/guide")) == 3
+    assert "training/lr" in board.Tags()["scalars"]
+
+
+def test_tensorboard_shows_validations_and_previews(tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    watch(EVENTS, tmp_path, RECIPE, plain_console(), tensorboard=True)
+    board = reader.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.value for event in board.Scalars("validation/psnr_y")] == [31.25]
+    (preview,) = board.Images("preview")
+    assert (preview.step, preview.width, preview.height) == (6_000, 3 * 48 + 8, 32)
+
+
+def test_without_the_extra_tensorboard_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UsageError, match=r"pip install 'irn-cli\[tensorboard\]'"):
+        require_tensorboard()
 
 
 def test_a_directory_that_went_away_is_told(tmp_path: Path) -> None:

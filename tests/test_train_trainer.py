@@ -81,7 +81,7 @@ def test_the_log_has_what_it_promises(tmp_path: Path) -> None:
     expected = {"loss", "reconstruction", "guide", "distribution", "lr", "grad_norm", "ms_per_step", "skipped"}
     assert expected | {"elapsed", "reconstruction_norm", "guide_norm", "distribution_norm"} == set(rows[0])
     assert rows[0]["lr"] == pytest.approx(2e-4)
-    assert [type(event) for event in events] == [Logged, Logged, Saved, Saved, Ended]
+    assert [type(event) for event in events] == [Logged, Saved, Logged, Saved, Saved, Ended]
 
 
 def test_what_is_exported_is_the_average_and_validates_as_irn_eval_says(tmp_path: Path, photo: DataSet) -> None:
@@ -105,11 +105,12 @@ def test_what_is_exported_is_the_average_and_validates_as_irn_eval_says(tmp_path
     assert f"PSNR {again.psnr_y:.2f} dB" in read_info(tmp_path / "run" / "weights.safetensors").notes["validation"]
 
 
-def test_a_run_stopped_at_once_has_a_row_and_a_preview(tmp_path: Path) -> None:
+def test_a_run_has_a_row_and_a_preview_from_its_first_step_on(tmp_path: Path) -> None:
     step = make_step(**{**QUICK, "log_every": 10, "save_every": 100})
     events = run(step, tmp_path, limits=Limits(steps=3))
     assert [event.step for event in events if isinstance(event, Logged)] == [1]
-    (saved,) = [event for event in events if isinstance(event, Saved)]
+    first, saved = (event for event in events if isinstance(event, Saved))
+    assert (first.step, saved.step) == (1, 3)
     assert saved.preview.original.shape == (48, 48, 3)
     assert np.array_equal(saved.preview.original, noise_pictures().pixels.view(-1, 48, 48, 3)[0].numpy())
     scaler = Rescaler(step.averaged(), device="cpu", precision="fp32")
@@ -267,7 +268,7 @@ def test_a_full_disk_loses_no_earlier_checkpoint(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(tensors, "save", full)
     with pytest.raises(OutputError, match="No space left on device"):
         run(step, tmp_path)
-    assert load_checkpoint(tmp_path).counters.step == 2
+    assert load_checkpoint(tmp_path).counters.step == 1
     assert not list(tmp_path.glob(".irn-*"))
 
 

@@ -9,8 +9,8 @@ from irn_cli.cli import irn
 from irn_cli.dataset import find_data_set
 from irn_cli.evaluation import Score, evaluate
 from irn_cli.methods import Baseline
-from irn_cli.train.monitor import read_log
 from irn_cli.train.recipe import read_config
+from irn_cli.train.records import read_log
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

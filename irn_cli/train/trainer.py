@@ -180,13 +180,14 @@ def train(  # noqa: C901  # one loop that is read from top to bottom
             tries += 1
             counters = replace(counters, setbacks=counters.setbacks + 1)
             yield SetBack(end, recipe.setback**counters.setbacks)
-        if end % recipe.log_every == 0 or begin == first.step:  # the first one shows early that all is well
+        early = begin == first.step  # shows early that all is well; all of a run's files are there from then on
+        if end % recipe.log_every == 0 or early:
             row = {name: shown[name] for name in step.shown} | norms
             row |= {"skipped": shown["skipped"], "lr": rate * setback, "ms_per_step": 1000 * since / (end - marked)}
             left = spent * (1 - progress) / max(progress - first.progress, 1e-9)
             yield Logged(end, row | {"elapsed": counters.elapsed}, progress, left)
             marked, since = end, 0.0
-        if end % recipe.save_every == 0 and shown["in_row"] == 0:
+        if (end % recipe.save_every == 0 or early) and shown["in_row"] == 0:
             good, tries = _snapshot(step), 0
             if step.process == 0:
                 yield _save(step, run, counters, notes, specimen)
