@@ -1,32 +1,10 @@
-"""Devices, precision and memory sizes by name."""
+"""Devices and precision by name."""
 
 import pytest
 import torch
 
 from irn_cli.device import ieee_float32, resolve_device, resolve_precision, untuned_convolutions
 from irn_cli.errors import DeviceError, UsageError
-from irn_cli.hardware import parse_memory
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("2GB", 2 * 10**9),
-        ("500 MB", 5 * 10**8),
-        ("1.5GiB", 3 * 2**29),
-        ("64k", 64_000),
-        ("123", 123),
-        (" 1tb ", 10**12),
-    ],
-)
-def test_memory_sizes(text: str, size: int) -> None:
-    assert parse_memory(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "GB", "-1GB", "2 XB", "1.2.3MB", "0x10", "i", "5iB"])
-def test_what_is_no_memory_size(text: str) -> None:
-    with pytest.raises(UsageError, match="memory size"):
-        parse_memory(text)
 
 
 def test_devices() -> None:

@@ -23,7 +23,7 @@ from irn_cli.rescale import Rescaler
 from irn_cli.train.checkpoint import load_checkpoint
 from irn_cli.train.data import hold_out
 from irn_cli.train.job import prepare
-from irn_cli.train.request import Request, parse_duration
+from irn_cli.train.request import Request
 from irn_cli.weights import load_model, read_info, save_model
 from tests.helpers import make_tiny_model, photo_like, vgg_tensors
 
@@ -332,17 +332,6 @@ def test_an_unwritable_run_directory_is_told(train: Train, tmp_path: Path) -> No
     result = train(*COMMON, "-o", "file/run", "--stop-after", "1")
     assert isinstance(result.exception, IrnError)
     assert "file/run" in str(result.exception)
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("9m", 540), ("90s", 90), ("1h30m", 5400), ("45", 45), ("0.5m", 30)])
-def test_durations(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "0", "m", "9x", "-1m", "1m1h", "soon"])
-def test_what_is_no_duration(text: str) -> None:
-    with pytest.raises(UsageError, match="is not a time limit"):
-        parse_duration(text)
 
 
 Start = Callable[..., "subprocess.Popen[str]"]
