@@ -983,6 +983,32 @@ def weights_import(options: _Import) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Pull:
+    source: str = _argument(metavar="hf:OWNER/NAME")
+    output: Path | None = _outputs("-o", "--output", type=_PATH, metavar="FILE",
+        show_default="its own name in the user's weights directory", help="The file to write.")  # fmt: skip
+    force: bool = _outputs("--force", is_flag=True, help="Replace an existing file.")
+
+
+@_command(weights, _Pull, "pull")
+def weights_pull(options: _Pull) -> None:
+    """Fetch weights from the Hugging Face Hub, and keep them where they are found by name.
+
+    hf:OWNER/NAME is a repository with one weights file; of several, hf:OWNER/NAME/FILE is one. With @COMMIT behind it,
+    the file is the same for ever. HF_ENDPOINT names another server.
+
+    \b
+    Example:
+      irn weights pull hf:someone/irn-photos-x4
+      irn weights pull hf:someone/irn-photos-x4@v1.0 -o mine.safetensors
+    """
+    from irn_cli.weights import pull
+
+    info = pull(options.source, options.output, overwrite=options.force)
+    click.echo(f"{info.path}: {info.config.scale}x, revision {info.revision}, {info.hash[:12]}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Export:
     output: Path = _argument(type=_PATH, metavar="FILE.onnx")
     model: str = _network("-m", "--model", type=_Weights(), metavar="MODEL", default="irn-x4",

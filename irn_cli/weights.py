@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 
 from irn_cli.config import IRNConfig
 from irn_cli.errors import UsageError, WeightsError
-from irn_cli.locations import weights_directories
+from irn_cli.files import atomic_write
+from irn_cli.hub import PREFIX, fetch
+from irn_cli.locations import user_directory, weights_directories
 from irn_cli.tensors import Format, read_state_dict
 
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ def load_model(source: str | os.PathLike[str]) -> "IRN":
     """Load a network, ready for use: on the CPU, in float32, in eval mode, its tensors verified.
 
     Args:
-        source: a name (`irn-x4`), the path of a `.safetensors` file of ours, or of an official `.pth` checkpoint.
+        source: a name (`irn-x4`), the path of a `.safetensors` file of ours, or of an official `.pth` checkpoint; or
+            `hf:OWNER/NAME` on the Hugging Face Hub, see `hub.fetch`.
 
     Raises:
         UsageError: nothing is found under that name or path.
@@ -166,9 +169,13 @@ def weights_hash(tensors: "Mapping[str, Tensor]") -> str:
 def find_weights(source: str | os.PathLike[str]) -> Path:
     """Find the file that a name or path means: path, then $IRN_WEIGHTS, the shipped weights, the user's own.
 
+    What begins with `hf:` is fetched, by `hub.fetch`.
+
     Raises:
         UsageError: there is no such file or name; the message lists the names that there are.
     """
+    if isinstance(source, str) and source.startswith(PREFIX):
+        return fetch(source)
     path = Path(source)
     if path.suffix in (".safetensors", ".pth") or len(path.parts) > 1:
         if path.is_file():
@@ -220,6 +227,21 @@ def import_official(source: Path, target: Path, *, overwrite: bool = False) -> N
     model = _build(source, infer_config(state, source), state, revision="0")
     dtype = torch.float16 if all(tensor.dtype == torch.float16 for tensor in state.values()) else torch.float32
     save_model(target, model, notes={"imported": source.name}, dtype=dtype, overwrite=overwrite)
+
+
+def pull(reference: str, target: Path | None = None, *, overwrite: bool = False) -> WeightsInfo:
+    """Fetch weights and keep them where they are found by name, or as `target`; their tensors are verified.
+
+    Raises:
+        UsageError, WeightsError, InputError: as `hub.fetch` and `load_model`.
+        OutputError: the file exists already or cannot be written.
+    """
+    source = fetch(reference)
+    load_model(source)
+    target = target or user_directory() / source.name
+    with atomic_write(target, overwrite=overwrite) as stream:
+        stream.write(source.read_bytes())
+    return read_info(target)
 
 
 def read_official(path: Path) -> "dict[str, Tensor]":

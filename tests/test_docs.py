@@ -18,6 +18,7 @@ from runpy import run_path
 import numpy as np
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 from PIL import Image
 from safetensors import safe_open
@@ -242,6 +243,20 @@ def resolved(name: str) -> object:
         else:
             found = getattr(found, part)
     return found
+
+
+def test_the_models_card_opens_with_what_a_hub_searches_by() -> None:
+    _, front, card = (ROOT / "weights" / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    fields = yaml.safe_load(front)
+    assert (fields["license"], fields["library_name"], fields["pipeline_tag"]) == (
+        "apache-2.0",
+        "irn-cli",
+        "image-to-image",
+    )
+    assert {info.notes["licence"].lower() for info in list_weights()} == {fields["license"]}
+    assert card.startswith("\n# ")
+    described = (DOCS / "model-card.md").read_text(encoding="utf-8")
+    assert not [name for name in fields if f"`{name}`" not in described]
 
 
 def test_each_name_in_the_architecture_exists() -> None:
