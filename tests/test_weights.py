@@ -106,7 +106,7 @@ def test_truncated_and_foreign_files(saved: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.safetensors"
     for content in (b"", b"\x89PNG", saved.read_bytes()[:-1000]):
         bad.write_bytes(content)
-        with pytest.raises(WeightsError, match="not a whole safetensors file"):
+        with pytest.raises(WeightsError, match="not a complete safetensors file"):
             load_model(bad)
     save_file({"a": torch.zeros(1)}, bad)
     with pytest.raises(WeightsError, match="not a weights file of irn"):
