@@ -432,6 +432,11 @@ window.addEventListener("load", async () => {
   told.failed = document.querySelector("#failed").textContent;
   told.rows = document.querySelectorAll("#comparison tbody tr").length;
   told.marks = document.querySelectorAll("#trade path").length;
+  const boxes = [...document.querySelectorAll("#trade text.name, #trade path[style*='opacity: 1']")]
+    .map((one) => one.getBoundingClientRect());
+  told.boxes = boxes.length;
+  told.overlap = boxes.some((a, i) => boxes.some((b, k) =>
+    k > i && a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom));
   told.facts = document.querySelector("#facts").textContent;
   const theme = document.getElementById("theme");
   told.grounds = ["dark", "light"].map((name) => {
@@ -513,6 +518,7 @@ def test_the_page_in_a_browser(measured: tuple[Results, list[Method], list[DataS
     assert told["note"].endswith(f"Better than bicubic: tiny on {better} of 3.")
     assert "broken.png" in told["failed"]
     assert told["rows"] == len(comparison(measured[0])) + 1
+    assert (told["boxes"], told["overlap"]) == (2 * 2, False)  # names and large marks in the chart
     assert told["marks"] == 2 * (3 + 1)  # two methods: three pictures and their mean
     assert measured[0].protocol["methods"][0]["weights_hash"][:12] in told["facts"]
     dark, light = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in told["grounds"])
