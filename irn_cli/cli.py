@@ -355,6 +355,8 @@ class _Batch(_Runner):
     as_json: bool = _messages("--json", is_flag=True, help="Print one JSON object per picture on standard output.")
     quiet: bool = _messages("-q", "--quiet", is_flag=True, help="Show only warnings and failures.")
     verbose: bool = _messages("-v", "--verbose", is_flag=True, help="Name each picture that is skipped, too.")
+    dry_run: bool = _messages("--dry-run", is_flag=True,
+        help="Write nothing; say how much there is to do, and how long it takes, from a measured second.")  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -652,6 +654,8 @@ def _run(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: _
     if options.shard:
         plan = share(plan, *parse_shard(options.shard, os.environ))
     plan = decide(plan, options.outputs())
+    if options.dry_run:
+        return _forecast(plan, work, options)
     pixels = {item.source: item.pixels for item in plan if isinstance(item, Job)}
     events = _events(plan, work, options) if pixels else (item for item in plan if isinstance(item, Outcome))
     return follow(
@@ -667,23 +671,47 @@ def _run(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: _
 
 def _events(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: _Batch) -> "Events":
     """What happens while a plan is worked through, here or on a cluster."""
+    if cluster := options.cluster():
+        from irn_cli.batch.cluster import run_on_cluster
+
+        common: dict[str, Any] = {"strip": options.strip, "max_pixels": options.max_pixels}
+        return run_on_cluster(plan, work, options.outputs(), cluster, **common)
+    return _line(work, options)(plan, outputs=options.outputs())
+
+
+def _line(work: "Callable[[], Work]", options: _Batch) -> "Callable[..., Events]":
+    """What works through a plan on this machine."""
     _wait_asleep()
     import torch
 
-    from irn_cli.batch.cluster import run_on_cluster
     from irn_cli.batch.line import run
     from irn_cli.device import resolve_device, tune_allocator
     from irn_cli.threads import set_threads
 
-    common: dict[str, Any] = {"strip": options.strip, "max_pixels": options.max_pixels}
-    if cluster := options.cluster():
-        return run_on_cluster(plan, work, options.outputs(), cluster, **common)
     set_threads(options.threads)
     tune_allocator()
     # Small pictures have a core each; a GPU is one, and --memory is said of one picture's network.
     several = not options.memory and resolve_device(options.device).type == "cpu"
     at_once = torch.get_num_threads() if several else 1
-    return run(plan, work(), options.outputs(), at_once=at_once, **common)
+    return partial(run, work=work(), at_once=at_once, strip=options.strip, max_pixels=options.max_pixels)
+
+
+def _forecast(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: _Batch) -> int:
+    """Say what a plan would do, and take; the exit status."""
+    from irn_cli.batch.estimate import count, describe, estimate
+    from irn_cli.batch.plan import Job, Outcome, Outputs
+
+    jobs = [item for item in plan if isinstance(item, Job)]
+    failed = [item for item in plan if isinstance(item, Outcome) and item.status == "failed"]
+    for outcome in failed:
+        click.echo(one_line(f"{outcome.source}: failed: {outcome.reason}"), err=True)
+    estimated = estimate(jobs, partial(_line(work, options), outputs=Outputs())) if jobs else None
+    if options.as_json:
+        click.echo(json.dumps(count(plan, estimated)))
+    else:
+        for line in describe(plan, estimated):
+            click.echo(line)
+    return 1 if failed else 0
 
 
 # Measuring, weights and training --------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from rich.progress import Progress, TaskID
 
 from irn_cli.batch.line import Events, Progressed
 from irn_cli.batch.plan import Outcome, Result
-from irn_cli.batch.progress import _Shares, follow
+from irn_cli.batch.progress import Shares, follow
 from irn_cli.cluster import WorkersChanged
 from irn_cli.errors import Code
 from tests.helpers import ROOT
@@ -111,7 +111,7 @@ def test_the_time_left_is_that_of_the_pixels_left_not_of_what_was_skipped(monkey
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     paths = [Path(str(number)) for number in range(4)]
-    shares = _Shares(dict.fromkeys(paths, 10000000))
+    shares = Shares(dict.fromkeys(paths, 10000000))
     assert shares.rates() == (0, 0, None)
     shares.end(Outcome(paths[0], "skipped", Code.EXISTS))
     shares.progress(paths[1], 0)

@@ -227,6 +227,43 @@ def test_verification(run: Run) -> None:
     assert files() == ["a.png"]
 
 
+@pytest.mark.parametrize("command", ["downscale in", "upscale in -s 2"])
+def test_a_dry_run_writes_nothing_and_foretells(run: Run, command: str) -> None:
+    for number in range(6):
+        photo(f"in/{number}.png", 40, 50, seed=number)
+    ended(run(f"{command} -o out"), 0)
+    made = sum(path.stat().st_size for path in Path("out").iterdir())
+    for path in sorted(Path("out").iterdir())[2:]:
+        path.unlink()
+    Path("in/bad.png").write_text("no picture")
+    before = files()
+    told = json.loads(run(f"{command} -o out --skip-existing --dry-run --json").stdout)
+    pixels = 2000 * (4 if "upscale" in command else 1)
+    assert {name: told[name] for name in ("pictures", "pixels", "existing", "skipped", "failed")} == {
+        "pictures": 5, "pixels": 4 * pixels, "existing": 2, "skipped": 0, "failed": 0,
+    }  # fmt: skip
+    assert 0 < told["seconds"] < 60
+    assert told["output_bytes"] == pytest.approx(made * 4 / 6, rel=0.1)
+    result = run(f"{command} -o out --dry-run")
+    assert result.exit_code == 1
+    assert "0_down4.png exists already (--force replaces it" in result.stderr.replace("up2", "down4")
+    assert result.stdout.splitlines()[:2] == [
+        f"5 to do: {4 * pixels / 1e6:.1f} megapixels, the large pictures'",
+        "2 exist already; 0 skipped for other reasons",
+    ]
+    assert "on this machine\ndisk: about " in result.stdout
+    assert files() == before
+
+
+def test_a_dry_run_of_nothing(run: Run) -> None:
+    photo("a.png")
+    ended(run("downscale a.png"), 0)
+    told = "0 to do: 0.0 megapixels, the large pictures'\n1 exist already; 0 skipped for other reasons\n"
+    ended(run("downscale a.png --skip-existing --dry-run"), 0, printed=told)
+    assert json.loads(run("downscale - --dry-run --json -o b.png", input=b"").stdout)["seconds"] is None
+    assert files() == ["a.png", "a_down4.png"]
+
+
 @pytest.fixture
 def of_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures in `in`, of which one comes back with 41 dB from 4x, one from 2x and one from neither."""

@@ -79,11 +79,11 @@ def _interrupted(events: "Events") -> "Iterator[Progressed | WorkersChanged | Ou
     yield from events
 
 
-class _Shares:
+class Shares:
     """How much of a batch is done: each job counts by its pixels, also while it is worked on."""
 
     def __init__(self, pixels: Mapping[Path, int]) -> None:
-        self._pixels = pixels
+        self.pixels = pixels
         self._under_way: dict[Path, float] = {}  # share done of each job that has begun, until its outcome is known
         self._begin = 0.0  # of the first job
         self._ended = 0  # weight of all jobs that are no more to be done
@@ -92,23 +92,23 @@ class _Shares:
         self.at_once = 0  # most jobs that were worked on at the same time
 
     def _weight(self, source: Path) -> int:
-        return self._pixels[source] + _OVERHEAD
+        return self.pixels[source] + _OVERHEAD
 
     def progress(self, source: Path, share: float) -> None:
         self._begin = self._begin or time.monotonic()
         share = max(share, self._under_way.get(source, 0.0))
-        if source in self._pixels:
+        if source in self.pixels:
             self._under_way[source] = share
         self.at_once = max(self.at_once, sum(share < 1 for share in self._under_way.values()))
 
     def end(self, outcome: Outcome) -> None:
-        if outcome.source not in self._pixels:
+        if outcome.source not in self.pixels:
             return
         self._under_way.pop(outcome.source, None)
         self._ended += self._weight(outcome.source)
         if outcome.status != "skipped":
             self._worked += self._weight(outcome.source)
-            self._worked_pixels += self._pixels[outcome.source]
+            self._worked_pixels += self.pixels[outcome.source]
             self._worked_files += 1
 
     @property
@@ -125,7 +125,7 @@ class _Shares:
         worked = self._worked + self._begun(self._weight)
         if not (seconds and worked):
             return 0.0, 0.0, None
-        pixels = self._worked_pixels + self._begun(self._pixels.__getitem__)
+        pixels = self._worked_pixels + self._begun(self.pixels.__getitem__)
         files = self._worked_files + self._begun(lambda _: 1)
         return pixels / seconds / 1e6, files / seconds * 60, (self.total - self.done) / worked * seconds
 
@@ -139,7 +139,7 @@ class _Display:
         self.counts: Counter[str] = Counter()  # outcomes by their status
         self._total, self._quiet, self._verbose = total, quiet, verbose
         self._as_json, self._debug = as_json, debug
-        self._shares = _Shares(pixels)
+        self._shares = Shares(pixels)
         self._skipped: dict[str, list[Outcome]] = {}  # by what is told of them together
         self._bytes = [0, 0]  # read and written, of the pictures that are done
         self._console = Console(stderr=True, markup=False, highlight=False)
@@ -228,7 +228,7 @@ class _Display:
         counts = ", ".join(
             f"{count:,} {name}" for name in ("done", "skipped", "failed") if (count := self.counts[name])
         )
-        told = f"{counts or 'nothing done'}{f' of {self._total:,}' if interrupted else ''} in {_duration(seconds)}"
+        told = f"{counts or 'nothing done'}{f' of {self._total:,}' if interrupted else ''} in {human_time(seconds)}"
         if self._shares.at_once > 1:
             told += f", {self._shares.at_once} at a time"
         if all(self._bytes):
@@ -253,7 +253,8 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
-def _duration(seconds: float) -> str:
+def human_time(seconds: float) -> str:
+    """A duration for people, as 12 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 600:

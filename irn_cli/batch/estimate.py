@@ -1,0 +1,120 @@
+"""What a batch would do, and what it would take: `--dry-run`."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from irn_cli.batch.line import Events
+from irn_cli.batch.plan import Job, Outcome
+from irn_cli.batch.progress import Shares, human_bytes, human_time
+from irn_cli.cluster import WorkersChanged
+from irn_cli.errors import Code
+from irn_cli.inputs import STREAM
+
+_LEAST = 1.0  # seconds that are measured, after as many, or a picture, of warming up
+_SAMPLE = 200  # pictures at most, more than a second's worth
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the jobs of a plan would take."""
+
+    seconds: float
+    output_bytes: int
+
+
+def estimate(jobs: Sequence[Job], run: Callable[[Sequence[Job]], Events]) -> Estimate | None:
+    """Do some of the jobs for a second, or until the first is done, into a directory that is then removed.
+
+    Args:
+        jobs: what is to be done.
+        run: does jobs as the batch would; nothing may exist that they write.
+
+    Returns:
+        None where none could be done: all failed, or read standard input.
+    """
+    files = [job for job in jobs if job.source != STREAM]
+    sample = sorted(files[:: max(len(files) // _SAMPLE, 1)], key=lambda job: job.pixels)[:_SAMPLE]
+    if len(sample) > 2:  # one of the smallest to warm up, then from the middle outwards
+        middle = len(sample) // 2
+        sample = [sample[0], *sorted(sample[1:], key=lambda job: abs(job.pixels - sample[middle].pixels))]
+    shares = Shares({job.source: job.pixels for job in sample})
+    pixels = written = 0
+    begin = warm = time.monotonic()
+    before = 0.0  # what was done when it was warm
+    with tempfile.TemporaryDirectory() as directory, closing(run(list(_moved(sample, Path(directory))))) as events:
+        for event in events:
+            if isinstance(event, WorkersChanged):
+                continue
+            if isinstance(event, Outcome):
+                shares.end(event)
+                if event.status == "done":
+                    pixels += shares.pixels[event.source]
+                    written += event.result.output_bytes or 0
+            else:
+                shares.progress(event.source, event.share)
+            now = time.monotonic()
+            if not before and (written or now - begin > _LEAST):
+                warm, before = now, shares.done
+            elif before and written and now - warm > _LEAST:
+                break
+        now = time.monotonic()
+    if not written:
+        return None
+    if now - warm < _LEAST:  # there was not more to do
+        warm, before = begin, 0.0
+    whole = Shares({job.source: job.pixels for job in jobs})
+    rate = (shares.done - before) / max(now - warm, 1e-3)
+    return Estimate(whole.total / rate, round(written / max(pixels, 1) * sum(whole.pixels.values())))
+
+
+def _moved(jobs: Sequence[Job], directory: Path) -> Iterator[Job]:
+    """Jobs that write into a directory of their own each."""
+    for number, job in enumerate(jobs):
+        names = ("out.png" if target == STREAM else target.name for target in job.targets)
+        yield replace(job, targets=tuple(directory / str(number) / name for name in names))
+
+
+def count(plan: Sequence[Job | Outcome], estimated: Estimate | None) -> dict[str, int | float | None]:
+    """What a plan would do, in numbers: pictures and (large) pixels to be worked on, results that exist already, ..."""
+    jobs = [item for item in plan if isinstance(item, Job)]
+    there = (Code.EXISTS, Code.OUTDATED)
+    existing = [item for item in plan if isinstance(item, Outcome) and item.code in there]
+    others = [item.status for item in plan if isinstance(item, Outcome) and item.code not in there]
+    return {
+        "pictures": len(jobs),
+        "pixels": sum(job.pixels for job in jobs),
+        "existing": len(existing),
+        "skipped": others.count("skipped"),
+        "failed": others.count("failed"),
+        "seconds": round(estimated.seconds, 1) if estimated else None,
+        "output_bytes": estimated.output_bytes if estimated else None,
+    }
+
+
+def describe(plan: Sequence[Job | Outcome], estimated: Estimate | None) -> Iterator[str]:
+    """Say the same in words, line by line."""
+    counts = count(plan, estimated)
+    yield f"{counts['pictures']:,} to do: {(counts['pixels'] or 0) / 1e6:,.1f} megapixels, the large pictures'"
+    yield f"{counts['existing']:,} exist already; {counts['skipped']:,} skipped for other reasons"
+    if not estimated:
+        return
+    yield f"time: about {human_time(estimated.seconds)} on this machine"
+    yield f"disk: about {human_bytes(estimated.output_bytes)}"
+    target = next(target for job in plan if isinstance(job, Job) for target in job.targets)
+    free = _free(target)
+    if free is not None and free < estimated.output_bytes:
+        yield f"warning: only {human_bytes(free)} are free where {target} would be"
+
+
+def _free(target: Path) -> int | None:
+    """Free bytes on the disk on which a file would be made, where that can be told."""
+    try:
+        there = next(parent for parent in target.absolute().parents if parent.exists())
+        return shutil.disk_usage(there).free
+    except (OSError, ValueError, StopIteration):
+        return None
