@@ -900,15 +900,14 @@ def compare(options: _Compare) -> int:
     standard_output()
     pairs, lone = likeness.find_pairs(options.first, options.second)
     metrics = _load_metrics(options.metrics)
-    rows, failed = [], 0
-    for row in likeness.compare(pairs, crop=options.crop, metrics=metrics):
+    rows = []
+    compared = likeness.compare(pairs, crop=options.crop, metrics=metrics)
+    for row in likeness.follow(compared, len(pairs), bar=not options.as_json):
         if isinstance(row, likeness.Likeness):
             rows.append(row)
-        else:
-            failed += 1
-            click.echo(f"irn: {one_line(f'{row.name}: {row.error}')}", err=True)
         if options.as_json:
             click.echo(likeness.to_json(row))
+    failed = len(pairs) - len(rows)
     if lone:
         click.echo(f"irn: only in {options.second}: {len(lone)}, the first is {lone[0]}", err=True)
     if rows and not options.as_json:

@@ -9,7 +9,7 @@ import json
 import os
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from irn_cli.console import show_number, wide_console
-from irn_cli.errors import InputError, IrnError, UsageError
+from irn_cli.errors import InputError, IrnError, UsageError, one_line
 from irn_cli.image import read
 from irn_cli.inputs import walk
 from irn_cli.matching import Folder
@@ -138,6 +139,25 @@ def _identical(first: Picture, second: Picture) -> bool:
     opaque = np.full(first.size, 255, np.uint8)
     a, b = (opaque if picture.alpha is None else picture.alpha for picture in (first, second))
     return np.array_equal(first.pixels, second.pixels) and np.array_equal(a, b)
+
+
+def follow(
+    rows: Iterable[Likeness | Incomparable], total: int, *, bar: bool = True
+) -> Iterator[Likeness | Incomparable]:
+    """Pass rows on, showing on standard error how far it is and what could not be compared.
+
+    Args:
+        rows: what `compare` yields.
+        total: how many there will be.
+        bar: show how far it is, on a terminal.
+    """
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not (bar and console.is_terminal)) as progress:
+        for row in progress.track(rows, total, description="comparing"):
+            if isinstance(row, Incomparable):
+                console.print(Text(f"irn: {one_line(f'{row.name}: {row.error}')}"), soft_wrap=True)
+            yield row
 
 
 def to_json(row: Likeness | Incomparable) -> str:
