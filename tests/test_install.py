@@ -102,6 +102,17 @@ def test_header_run_and_card(install: Callable[..., Result], tmp_path: Path) -> 
     assert "| training time | 60 s |" in card
 
 
+def test_small_pictures_that_are_bicubic_ones(install: Callable[..., Result], tmp_path: Path) -> None:
+    found = json.loads((tmp_path / "eval.json").read_text())
+    found["summary"][0]["lr_psnr_y"] = found["pictures"][0]["psnr_y"] = None  # as JSON has infinity
+    (tmp_path / "eval.json").write_text(json.dumps(found))
+    ran = install()
+    assert ran.exit_code == 0, ran.output
+    card = (tmp_path / "room" / "README.md").read_text()
+    assert f"| ∞ / {found['summary'][0]['lr_ssim_y']:.4f} |" in card
+    assert "Set5's a ∞ dB" in card
+
+
 def test_what_people_wrote_stays(
     install: Callable[..., Result], tmp_path: Path, tiny_model: Callable[..., IRN]
 ) -> None:

@@ -10,6 +10,7 @@ evaluation must be of these very weights: their hash is compared.
 
 import csv
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -83,8 +84,10 @@ def _measured(found: Mapping[str, Any], wanted: str, evaluation: Path) -> dict[s
     raise InputError(f"{evaluation} is not of these weights: expected hash {wanted[:12]} among its methods")
 
 
-def _rows(found: Mapping[str, Any], method: str) -> list[dict[str, Any]]:
-    return [row for row in found["summary"] if row["method"] == method]
+def _rows(found: Mapping[str, Any], method: str, kind: str = "summary") -> list[dict[str, Any]]:
+    """An evaluation's rows of a method; the infinite PSNR of what does not differ is null in JSON."""
+    rows = [row for row in found[kind] if row["method"] == method]
+    return [row | {key: math.inf for key in ("psnr_y", "lr_psnr_y") if row[key] is None} for row in rows]
 
 
 def _next_revision(target: Path, model: IRN) -> str:
@@ -192,7 +195,7 @@ def _card(room: Path, name: str, method: Mapping[str, Any], found: Mapping[str, 
 
 def _worst(found: Mapping[str, Any], method: str) -> str:
     """The pictures that came back worst, and those whose small picture strays farthest from bicubic."""
-    pictures = [row for row in found["pictures"] if row["method"] == method]
+    pictures = _rows(found, method, "pictures")
     restored = sorted(pictures, key=lambda row: row["psnr_y"])[:4]
     strayed = sorted(pictures, key=lambda row: -row["lr_worst_patch"])[:4]
 
