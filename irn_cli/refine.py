@@ -120,6 +120,7 @@ def find_better(
         if told:
             told(Refinement(iteration, before, after))
         descent.move(pull_back(x))
+        del x  # as large as the picture in float32, and the next is made in its place
         rails.hold(descent.levels)
         tried, last = rounded(descent.levels), found
         x, found = judge(tried)
@@ -127,8 +128,10 @@ def find_better(
             descent.step /= 2
         if found.rgb > after.rgb and rails.admit(tried):
             best, after = tried, found
+    del x
     if best is not small:
-        (_, other_before), (_, other) = judge(small, 1), judge(best, 1)
+        other_before = judge(small, 1)[1]
+        other = judge(best, 1)[1]
         if _error(after) + _error(other) >= _error(before) + _error(other_before):
             best, after = small, before
     refinement = Refinement(iterations, before, after)

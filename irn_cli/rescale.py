@@ -305,12 +305,18 @@ class Rescaler:
         inside = slice(border.rows, border.rows + height), slice(border.columns, border.columns + width)
         corner = border.rows * self.scale, border.columns * self.scale
 
+        def give_back() -> None:
+            if pixels.size > 3 * HUGE:  # glibc puts a map seldom where the last one was: freed ones would add up
+                trim_memory()
+
         def restore(tried: Pixels, sample: int) -> tuple[Tensor, Pixels]:
+            give_back()
             u = self._draw(tried, hash_pixels(tried), border, seed=0, temperature=1.0, sample=sample)
             x = self._engine(exact=False).upscale(u, next(stages))
             return x, _to_pixels(x[corner[0] :, corner[1] :], size, grey=grey)
 
         def pull_back(x: Tensor) -> Tensor:
+            give_back()
             _, found = gradient.pull_back(x, residual(x, pixels, corner, grey=grey), next(stages))
             return found[inside][..., :3]  # what a border copies counts at its own place only: exact is not needed
 
