@@ -97,7 +97,7 @@ def find_better(
     Args:
         small: (h, w, 3), as the network made it.
         original: (H, W, 3).
-        iterations: how often to change it; each is about three ways through the network.
+        iterations: how often to change it; each is about four ways through the network.
         rails: what it must keep to.
         step: levels that a sample moves at first; halved whenever the last change has made things worse.
         restore: from a small picture and the number of a draw, 0 by default, to the decoder's (s h, s w, 3) map, and

@@ -133,7 +133,7 @@ class Rescaler:
                 the picture continued. `auto` is `zero`, but a picture with a side below `border.LEAST` is tried with
                 `zero`, with `mirror`, and (unless the latent is kept) with bicubic interpolation in the network's
                 place, and the best one taken: it restores no worse than interpolation.
-            refine: how often to change the small picture so that it is restored better, about three ways through the
+            refine: how often to change the small picture so that it is restored better, about four ways through the
                 network each. It stays as near to bicubic as it was, but for little, and where nothing is better, as it
                 is.
             progress: called from this thread now and then with the share done, 0 to 1; what it raises ends the work.
@@ -159,7 +159,7 @@ class Rescaler:
         if surroundings is None:
             small = _rounded(bicubic_small(pixels, self.scale))
         else:
-            stages = _stages(progress, [1, *[1, 2] * refine, *[1, 1, 1] * (refine > 0)])
+            stages = _stages(progress, [1, *[1, 3] * refine, *[1, 1, 1] * (refine > 0)])
             grey = picture.mode == "L"
             improve = partial(self._refine, pixels, surroundings, refine, stages, refining, grey) if refine else None
             small, refinement, latent, told = self._shrink(

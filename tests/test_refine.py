@@ -1,5 +1,6 @@
 """Refining: never worse, within the rails, and worth its time with the shipped weights."""
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from irn_cli import load_model
+from irn_cli import load_model, rescale
 from irn_cli.colour import colour_difference
 from irn_cli.metrics import Psnr, luma, ssim
 from irn_cli.model import IRN
@@ -102,6 +103,35 @@ def test_steps_are_halved_where_things_got_worse() -> None:
         pull_back=lambda x: torch.ones(16, 16, 3),
     )  # fmt: skip
     assert moves == pytest.approx([97, 95.5])
+
+
+def test_no_map_outlives_its_use() -> None:
+    decoder = Decoder(lambda small, sample: 6.0 - 5 * (small is not decoder.small))
+    restored: list[weakref.ref[Tensor]] = []
+
+    def restore(small: Pixels, sample: int) -> tuple[Tensor, Pixels]:
+        assert not [1 for x in restored if x() is not None], "a map is still held while the next is made"
+        x, picture = decoder.restore(small, sample)
+        restored.append(weakref.ref(x))
+        return x, picture
+
+    _, found = find_better(
+        decoder.small, decoder.original, 3, Rails(decoder.small, decoder.small), step=0.3, restore=restore,
+        pull_back=lambda x: torch.ones(16, 16, 3),
+    )  # fmt: skip
+    assert found.after.rgb > found.before.rgb
+    assert len(restored) == 6, "four looks, and two at another draw"
+
+
+def test_a_huge_pictures_memory_is_given_back(tiny_model: Callable[..., IRN], monkeypatch: pytest.MonkeyPatch) -> None:
+    trims: list[None] = []
+    monkeypatch.setattr(rescale, "trim_memory", lambda: trims.append(None))
+    scaler = Rescaler(tiny_model(2), device="cpu", precision="fp32")
+    scaler.downscale(Picture(photo_like(68, 75)), refine=2)
+    assert not trims
+    monkeypatch.setattr(rescale, "HUGE", 10)
+    scaler.downscale(Picture(photo_like(68, 75)), refine=2)
+    assert len(trims) >= 5, "before each look, and before each gradient"
 
 
 def test_rails() -> None:
