@@ -1054,7 +1054,7 @@ class _Export:
 
 @_command(irn, _Export)
 def export(options: _Export) -> None:
-    """Write one direction of a network as an ONNX file, for other runtimes.
+    """Write one direction of a network as ONNX, for other runtimes.
 
     Pictures may have any size (for down, multiples of the scale). The file holds the plain network: rounding to 8 bits
     is up to whoever runs it. It is run by onnxruntime and compared with torch before it is written.

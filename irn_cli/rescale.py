@@ -166,15 +166,8 @@ class Rescaler:
                 pixels, surroundings, keep_latent, on_artifact, next(stages), improve
             )
             warnings.extend(told)
-        record = Record(
-            scale=self.scale,
-            width=width,
-            height=height,
-            mode=picture.mode,
-            model=self.model.name,
-            revision=self.model.revision,
-            weights=self.hash,
-            pixels=hash_pixels(small),
+        record = dataclasses.replace(
+            self.record(small, (height, width), picture.mode),
             grey_icc=base64.b64encode(picture.icc).decode() if picture.icc and picture.mode == "L" else "",
             **_remembered(surroundings),
         )
@@ -270,6 +263,19 @@ class Rescaler:
         reference = _rounded(bicubic_small(pixels, self.scale, self._device))
         found = Psnr.of(pixels, restored)
         return Fidelity(found.luma, found.rgb, colour_difference(reference, small.pixels))
+
+    def record(self, small: Pixels, size: tuple[int, int], mode: str) -> Record:
+        """What a small picture remembers of an original of (H, W) and mode, where this network made it."""
+        return Record(
+            scale=self.scale,
+            width=size[1],
+            height=size[0],
+            mode=mode,
+            model=self.model.name,
+            revision=self.model.revision,
+            weights=self.hash,
+            pixels=hash_pixels(small),
+        )
 
     def _engine(self, exact: bool) -> Engine:
         precision = self._exact if exact else self._sampling

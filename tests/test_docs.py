@@ -142,6 +142,12 @@ def test_the_commands_that_need_other_peoples_weights_have_the_options_they_show
 # What is generated ----------------------------------------------------------------------------------------------------
 
 
+def test_the_page_of_commands_is_current() -> None:
+    page = (DOCS / "commands.md").read_text(encoding="utf-8")
+    assert page == run_path(str(DOCS / "build.py"))["commands"](), "made by: python docs/build.py"
+    assert max(map(len, page.splitlines())) <= 80
+
+
 def test_the_reference_has_each_public_name_with_its_docstring(tmp_path: Path) -> None:
     run_path(str(DOCS / "build.py"))["reference"](tmp_path)
     page = (tmp_path / "irn_cli.html").read_text(encoding="utf-8")

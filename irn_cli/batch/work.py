@@ -15,7 +15,7 @@ from irn_cli.errors import Code, InputError, UsageError, WeightsError
 from irn_cli.latent import latent_path, read_latent
 from irn_cli.paths import is_file
 from irn_cli.picture import Picture, Refinement
-from irn_cli.record import Record, hash_pixels
+from irn_cli.record import Record
 from irn_cli.rescale import BorderChoice, OnArtifact, Pixels, Rescaler
 from irn_cli.weights import DEFAULT_MODELS, find_by_hash
 
@@ -223,16 +223,7 @@ def _with_size(picture: Picture, size: tuple[int, int], scaler: Rescaler) -> Pic
             of = f"{picture.record.width}x{picture.record.height}"
             raise InputError(f"its record says that the original is {of}, not {width}x{height}: leave --size out")
         return picture
-    record = Record(
-        scale=scaler.scale,
-        width=width,
-        height=height,
-        mode=picture.mode,
-        model=scaler.model.name,
-        revision=scaler.model.revision,
-        weights=scaler.hash,
-        pixels=hash_pixels(picture.pixels),
-    )
+    record = scaler.record(picture.pixels, size, picture.mode)
     if record.small_size != picture.size:
         wanted, found = (f"{columns}x{rows}" for rows, columns in (record.small_size, picture.size))
         raise InputError(f"--size {width}x{height} is {wanted} at {scaler.scale}x; it has {found}")
