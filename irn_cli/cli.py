@@ -1019,7 +1019,7 @@ class _Pull:
 
 @_command(weights, _Pull, "pull")
 def weights_pull(options: _Pull) -> None:
-    """Fetch weights from the Hugging Face Hub, and keep them where they are found by name.
+    """Fetch weights from the Hugging Face Hub, to be used by name.
 
     hf:OWNER/NAME is a repository with one weights file; of several, hf:OWNER/NAME/FILE is one. With @COMMIT behind it,
     the file is the same for ever. HF_ENDPOINT names another server.
