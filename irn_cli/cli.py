@@ -276,7 +276,8 @@ _network, _checks, _latent = _section("Network"), _section("Checks"), _section("
 class _Device:
     """Where a network runs, and how."""
 
-    device: str = _network("--device", metavar="auto|cpu|cuda[:N]", default="auto", help="Where the network runs.")
+    device: str = _network("--device", metavar="auto|cpu|cuda[:N]|mps", default="auto",
+        help="Where the network runs; mps, a Mac's GPU, in float32 and untested.")  # fmt: skip
     precision: str = _network("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto",
         help="Arithmetic of the convolutions; auto is bf16 where the hardware has it.")  # fmt: skip
     memory: str | None = _network("--memory", metavar="SIZE", show_default="what there is",
@@ -937,7 +938,7 @@ def weights() -> None:
 
 @weights.command("list")
 def weights_list() -> None:
-    """List the weights that can be used by name, and where they are.
+    """List the weights that can be used by name: scale, PSNR on Y of test sets, revision, hash, and where they are.
 
     \b
     Example:
@@ -947,9 +948,20 @@ def weights_list() -> None:
     from irn_cli.weights import list_weights
 
     found = list_weights()
-    for info in found:
-        revision = f"revision {info.revision}"
-        click.echo(f"{info.name:<16} {info.config.scale}x  {revision:<12} {info.hash[:12]}  {info.path}")
+    rows = [
+        (
+            info.name,
+            f"{info.config.scale}x",
+            ", ".join(f"{name} {text.partition(' /')[0]}" for name, text in info.scores.items()) or "no scores",
+            f"revision {info.revision}",
+            info.hash[:12],
+            str(info.path),
+        )
+        for info in found
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     if not found:
         click.echo(f"irn: no weights in {', '.join(map(str, weights_directories()))}", err=True)
 
@@ -967,19 +979,7 @@ def weights_show(name: str) -> None:
     """
     from irn_cli.weights import find_weights, read_info
 
-    info = read_info(find_weights(name))
-    blocks = "+".join(map(str, info.config.blocks))
-    fields = {
-        "name": info.name,
-        "file": str(info.path),
-        "scale": f"{info.config.scale}x",
-        "network": f"{blocks} blocks, growth {info.config.growth}, clamp {info.config.clamp:g}",
-        "revision": info.revision,
-        "hash": info.hash,
-        "temperatures": "{:g} to {:g}".format(*info.temperatures),
-        **info.notes,
-    }
-    for key, value in fields.items():
+    for key, value in read_info(find_weights(name)).described().items():
         click.echo(f"{key + ':':<15} {value}")
 
 

@@ -19,9 +19,10 @@ Precision = Literal["fp32", "bf16"]
 
 
 def resolve_device(name: str) -> torch.device:
-    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device that is there; `auto` is CUDA where there is any.
+    """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `mps` into a device that is there; `auto` is CUDA where there is any.
 
-    `cuda` is the current one of several, by its number: each thread has a current one of its own.
+    `mps`, the GPU of a Mac, is untested, and so only taken where it is asked for. `cuda` is the current one of several,
+    by its number: each thread has a current one of its own.
 
     Raises:
         UsageError: the name is none of these.
@@ -31,6 +32,8 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("no device mps: it needs a Mac with a GPU, and a torch made for it")
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
@@ -45,8 +48,10 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
     `auto` is bfloat16 only where the processor multiplies it natively: elsewhere it is emulated, slower and less exact.
 
     Raises:
-        UsageError: another word.
+        UsageError: another word, or bfloat16 on `mps`.
     """
+    if name == "bf16" and device.type == "mps":
+        raise UsageError("on mps the precision is fp32: leave out bf16")
     if name == "auto":
         return "bf16" if _multiplies_bfloat16(device) else "fp32"
     if name == "fp32":
@@ -59,7 +64,7 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
 def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere brought it; emulation does not count
-    return multiplies_bfloat16()
+    return device.type == "cpu" and multiplies_bfloat16()
 
 
 @contextmanager

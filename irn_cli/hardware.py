@@ -31,8 +31,8 @@ def check_device(name: str) -> None:
     Raises:
         UsageError: the name means nothing.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise UsageError(f"unknown device {name!r}: expected auto, cpu, cuda or cuda:N")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", name):
+        raise UsageError(f"unknown device {name!r}: expected auto, cpu, cuda, cuda:N or mps")
 
 
 def parse_memory(text: str) -> int:

@@ -81,7 +81,7 @@ class Rescaler:
 
         Args:
             model: the network; not changed.
-            device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            device: `auto`, `cpu`, `cuda`, `cuda:N` or, untested, `mps`.
             precision: of the convolutions: `auto`, `fp32` or `bf16`. With a latent kept, `auto` is `fp32`: only so does
                 the original come back bit for bit.
             memory: most bytes to use on the device, or a text such as `2GB`; None is what there is.

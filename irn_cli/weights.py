@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODELS = {2: "irn-x2", 4: "irn-x4"}  # what is used where only a scale is given
 _FORMAT = Format("irn-1", "a weights file of irn", ("config", "revision", "hash"), WeightsError)
+_SCORES = "scores_"  # what the notes' keys for test sets begin with
 _OWN_FIELDS = ("format", *_FORMAT.fields, "temperatures")
 
 
@@ -44,6 +45,28 @@ class WeightsInfo:
     hash: str  # see `weights_hash`
     temperatures: tuple[float, float]  # see `IRN`; only 1 where the header does not say it
     notes: Mapping[str, str]  # free text: recipe, data, steps, hardware, scores, licence
+
+    @property
+    def scores(self) -> dict[str, str]:
+        """What the notes say of test sets, by their names, those of the shortest names first."""
+        found = {key.removeprefix(_SCORES): text for key, text in self.notes.items() if key.startswith(_SCORES)}
+        return dict(sorted(found.items(), key=lambda one: (len(one[0]), one[0])))
+
+    def described(self) -> dict[str, str]:
+        """All that there is to say, what matters first: what it is for, how good it is, what one may do with it."""
+        blocks = "+".join(map(str, self.config.blocks))
+        first = {
+            "name": self.name,
+            "scale": f"{self.config.scale}x",
+            **{f"{_SCORES}{name}": text for name, text in self.scores.items()},
+            **{key: self.notes[key] for key in ("licence",) if key in self.notes},
+            "temperatures": " to ".join(f"{one:g}" for one in dict.fromkeys(self.temperatures)),
+            "revision": self.revision,
+            "hash": self.hash,
+            "network": f"{blocks} blocks, growth {self.config.growth}, clamp {self.config.clamp:g}",
+            "file": str(self.path),
+        }
+        return first | {key: text for key, text in self.notes.items() if key not in first}
 
 
 def load_model(source: str | os.PathLike[str]) -> "IRN":

@@ -1,6 +1,7 @@
 """The command group: version, exit statuses, and the `weights` commands."""
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -216,19 +217,24 @@ cli.main()
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable[..., IRN]) -> Path:
     """A directory with one model, `tiny`, where names are looked up first."""
     monkeypatch.setenv("IRN_WEIGHTS", str(tmp_path))
-    save_model(tmp_path / "tiny.safetensors", tiny_model(2), notes={"licence": "CC0"} | dict.fromkeys("fcbead", "x"))
+    notes = {"licence": "CC0", "scores_Set14": "30.47 dB / 0.86 on Y", "scores_Set5": "34.27 dB / 0.93 on Y"}
+    save_model(tmp_path / "tiny.safetensors", tiny_model(2), notes=notes | dict.fromkeys("fcbead", "x"))
     return tmp_path
 
 
 def test_weights_list_and_show(shelf: Path) -> None:
     listed = CliRunner().invoke(irn, ["weights", "list"]).stdout.splitlines()
     info = read_info(shelf / "tiny.safetensors")
-    assert listed[0].split() == ["tiny", "2x", "revision", "1", info.hash[:12], str(info.path)]
+    cells = [re.split(r" {2,}", line) for line in listed]
+    assert cells[0] == ["tiny", "2x", "Set5 34.27 dB, Set14 30.47 dB", "revision 1", info.hash[:12], str(info.path)]
+    assert len({line.index("revision") for line in listed}) == 1  # in columns
     shown = CliRunner().invoke(irn, ["weights", "show", "tiny"]).stdout
     assert "network:        2 blocks, growth 8, clamp 1\n" in shown
     assert "licence:        CC0\n" in shown
     assert [line[0] for line in shown.splitlines() if line.endswith(" x")] == list("abcdef")
     assert str(shelf / "tiny.safetensors") in shown
+    first = ["name", "scale", "scores_Set5", "scores_Set14", "licence"]
+    assert [line.partition(":")[0] for line in shown.splitlines()][:5] == first
 
 
 def test_where_no_weights_are_it_is_told_where_they_could_be(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,3 +48,17 @@ def test_cuda_is_the_current_one_of_several_by_number(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     assert resolve_device("auto") == resolve_device("cuda") == torch.device("cuda:1")
     assert resolve_device("cuda:2") == torch.device("cuda:2")
+
+
+def test_a_macs_gpu_is_taken_where_it_is_asked_for_and_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    device = resolve_device("mps")
+    assert device == torch.device("mps")
+    assert resolve_device("auto").type != "mps"
+    monkeypatch.setattr("irn_cli.device.multiplies_bfloat16", lambda: True)  # the processor may: the GPU is asked
+    assert resolve_precision("auto", device) == resolve_precision("fp32", device) == "fp32"
+    with pytest.raises(UsageError, match="on mps the precision is fp32"):
+        resolve_precision("bf16", device)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="no device mps: it needs a Mac"):
+        resolve_device("mps")
