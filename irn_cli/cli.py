@@ -938,7 +938,9 @@ def weights() -> None:
 
 @weights.command("list")
 def weights_list() -> None:
-    """List the weights that can be used by name: scale, PSNR on Y of test sets, revision, hash, and where they are.
+    """List the weights that can be used by name, with their scores.
+
+    A line has scale, PSNR on Y of test sets, revision, hash, and where the file is.
 
     \b
     Example:
@@ -1021,8 +1023,9 @@ class _Pull:
 def weights_pull(options: _Pull) -> None:
     """Fetch weights from the Hugging Face Hub, to be used by name.
 
-    hf:OWNER/NAME is a repository with one weights file; of several, hf:OWNER/NAME/FILE is one. With @COMMIT behind it,
-    the file is the same for ever. HF_ENDPOINT names another server.
+    They are kept in the user's weights directory. hf:OWNER/NAME is a repository with one weights file; where it has
+    several, hf:OWNER/NAME/FILE is one. With @COMMIT behind it, the file stays the same for ever. HF_ENDPOINT names
+    another server.
 
     \b
     Example:
