@@ -110,7 +110,7 @@ def test_a_step_depends_on_its_number_and_the_seed_alone(grain: float) -> None:
 def test_each_crops_latent_has_a_temperature_of_its_own() -> None:
     def drawn(*temperature: float) -> Tensor:
         step = make_step(temperature=temperature)
-        step.batches.prepare(7)
+        step.batches.prepare(8)
         return step.batches.draw().drawn
 
     plain, warm, ranged = drawn(1.0, 1.0), drawn(0.5, 0.5), drawn(0.2, 0.6)
@@ -120,6 +120,15 @@ def test_each_crops_latent_has_a_temperature_of_its_own() -> None:
     assert len(set(factors[:, 0].tolist())) == 4
     assert factors.min() >= 0.2
     assert factors.max() <= 0.6
+
+
+def test_a_fifth_of_the_crops_has_the_lowest_temperature() -> None:
+    step = make_step(temperature=(0.0, 1.0))
+    still = []
+    for index in range(200):
+        step.batches.prepare(index)
+        still += (step.batches.draw().drawn.flatten(1) == 0).all(1).tolist()
+    assert sum(still) / len(still) == pytest.approx(0.2, abs=0.05)  # 800 crops: 3.5 deviations
 
 
 def test_pictures_that_do_not_fit_the_device_give_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:

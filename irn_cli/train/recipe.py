@@ -53,7 +53,7 @@ class Recipe:
     distribution: float  # stage irn: sum(z^2); stage irn-plus: the adversarial term
     perceptual: float  # stage irn-plus only
     feature_scale: float  # VGG features, of torchvision's size, are multiplied by this before they are compared
-    temperature: tuple[float, float]  # range of the numbers that each crop's drawn latent is multiplied by
+    temperature: tuple[float, float]  # range of what each crop's latent is multiplied by; a fifth gets the lowest
     # Optimiser.
     optimiser: Literal["adam", "muon"]  # muon: for convolutions, and Adam for biases
     lr: float  # peak learning rate
