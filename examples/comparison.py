@@ -3,15 +3,16 @@
 Usage: python examples/comparison.py PHOTO LEFT TOP SIDE OUTPUT.png
 """
 
-import dataclasses
 import sys
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from irn_cli import Picture, Rescaler, load_model, read
-from irn_cli.evaluation import Baseline, Method, Network
-from irn_cli.metrics import crop_border, luma, psnr
+from irn_cli import Picture, Rescaler, load_model, luma, psnr
+from irn_cli.dataset import DataSet, Original, load
+from irn_cli.methods import Baseline, Method, Network
+from irn_cli.metrics import crop_border
 
 SCALE = 4
 ZOOM = 3
@@ -19,26 +20,26 @@ GAP = 12
 CAPTION = 46
 
 
-def there_and_back(method: Method, original: Picture) -> tuple[Picture, Picture, float]:
+def there_and_back(method: Method, original: Original) -> tuple[Picture, Picture, float]:
     """The small picture, the restored one, and its PSNR on Y, as the papers measure it."""
     small = method.downscale(original)
+    assert small.picture
     restored = method.upscale(small, seed=0, temperature=1.0, sample=0)
-    a, b = (crop_border(luma(picture.pixels), SCALE) for picture in (original, restored))
-    return small, restored, psnr(a, b)
+    a, b = (crop_border(luma(picture.pixels), SCALE) for picture in (original.picture, restored))
+    return small.picture, restored, psnr(a, b)
 
 
 def main(photo: str, left: int, top: int, side: int, output: str) -> None:
     """Draw the detail of `side` pixels at (`left`, `top`), all multiples of four."""
-    picture = read(photo)
-    height, width = (length - length % SCALE for length in picture.size)
-    original = dataclasses.replace(picture, pixels=np.ascontiguousarray(picture.pixels[:height, :width]))
+    path = Path(photo)
+    original = load(DataSet(path.parent.name, path.parent, (path,)), path, SCALE, SCALE)
     _, plain, plain_score = there_and_back(Baseline("bicubic", SCALE), original)
     small, restored, score = there_and_back(Network("irn-x4", Rescaler(load_model("irn-x4"))), original)
 
     box = np.s_[top : top + side, left : left + side]
     small_box = np.s_[top // SCALE : (top + side) // SCALE, left // SCALE : (left + side) // SCALE]
     panels = [
-        ("the original", original.pixels[box]),
+        ("the original", original.picture.pixels[box]),
         ("4 times smaller", small.pixels[small_box]),
         (f"restored by irn: {score:.1f} dB", restored.pixels[box]),
         (f"bicubic there and back: {plain_score:.1f} dB", plain.pixels[box]),

@@ -244,6 +244,8 @@ def import_official(source: Path, target: Path, *, overwrite: bool = False) -> N
     """
     if target.suffix != ".safetensors":
         raise UsageError(f"cannot write weights to {target}: expected a name that ends in .safetensors")
+    if not source.exists():
+        raise WeightsError(f"no such file: {source}")  # now, not after the second that torch takes to load
     import torch
 
     state = read_official(source)

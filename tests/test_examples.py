@@ -6,7 +6,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from runpy import run_path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -102,6 +104,14 @@ def test_slurm(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
     script("slurm.sh", "photos", "small")
     assert made("small") == ["one_down4.png"]
+
+
+@pytest.mark.usefixtures("script")
+def test_the_readmes_picture_is_drawn() -> None:
+    Image.fromarray(photo_like(66, 71)).save("photo.png")
+    run_path(str(EXAMPLES / "comparison.py"))["main"]("photo.png", 8, 4, 32, "drawn.png")
+    pixels = read("drawn.png").pixels
+    assert np.array_equal(pixels[:96:3, :96:3], photo_like(66, 71)[4:36, 8:40])  # the first panel, three times as large
 
 
 @pytest.mark.usefixtures("script")
