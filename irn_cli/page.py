@@ -133,7 +133,7 @@ def _exhibit(
         artifact = find_artifact(smalls[strayed].pixels, original.guide.astype(np.float32))
         row, column = ((start + PATCH // 2) * scale for start in (artifact.row, artifact.column))
     else:
-        row, column = _worst_spot(original.picture.pixels, next(iter(restored.values())).pixels)
+        row, column = worst_spot(original.picture.pixels, next(iter(restored.values())).pixels)
     part = (min(height, _PART[1] // scale * scale), min(width, _PART[0] // scale * scale))
     top = _around(row, part[0], height) // scale * scale
     left = _around(column, part[1], width) // scale * scale
@@ -182,7 +182,7 @@ def _score(score: Score | None) -> Score:
     return score
 
 
-def _worst_spot(a: Pixels, b: Pixels) -> tuple[int, int]:
+def worst_spot(a: Pixels, b: Pixels) -> tuple[int, int]:
     """Row and column of the centre of the square in which two pictures, (H, W, 3), are farthest apart."""
     error = ((a.astype(np.float32) - b) ** 2).sum(2, dtype=np.float64)
     height, width = error.shape

@@ -24,7 +24,7 @@ from irn_cli.console import show_pair
 from irn_cli.dataset import DataSet, find_data_set
 from irn_cli.evaluation import Failure, Score, evaluate
 from irn_cli.methods import Baseline, Codec, Method, Network, find_results
-from irn_cli.page import _worst_spot, render
+from irn_cli.page import render
 from irn_cli.report import Results, comparison, counterpart, follow, protocol, show, to_csv, to_json
 from tests.helpers import ROOT
 
@@ -328,14 +328,6 @@ def test_methods_without_small_pictures_and_failures_are_shown_too(tmp_path: Pat
         ("T", True),
         ("area", False),
     ]
-
-
-def test_the_worst_spot_is_found() -> None:
-    a = np.zeros((60, 90, 3), np.uint8)
-    b = a.copy()
-    b[5, 5] = 255  # a single bad pixel weighs less than a bad area
-    b[40:56, 70:86, 1] = 100
-    assert _worst_spot(a, b) == (48, 78)
 
 
 def test_a_large_picture_is_shown_around_its_worst_spot(tmp_path: Path) -> None:
