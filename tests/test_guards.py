@@ -29,6 +29,23 @@ def test_modules_import_only_from_the_layers_below() -> None:
     assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
 
 
+TOGETHER = {  # what is tested where it is used
+    "batch_line": "batch", "batch_work": "batch", "batch_cluster": "cluster", "evaluation_cluster": "cluster",
+    "ray_driver": "ray", "batch_estimate": "cli_pictures", "train_board": "train_monitor",
+    "train_curve": "train_monitor", "train_records": "train_monitor",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", [path for path in modules() if path.stem != "__main__"], ids=lambda path: path.stem)
+def test_every_module_has_a_test_module_and_stands_in_the_map(path: Path) -> None:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    name = "_".join(parts)
+    assert (ROOT / "tests" / f"test_{TOGETHER.get(name, name)}.py").exists(), f"no tests/test_{name}.py"
+    shown = parts[0] if len(parts) == 1 else f"{parts[0]}/"
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert f"`{shown}`" in page.partition("## The map")[2].partition("\n## ")[0], f"{shown} is not in the map"
+
+
 def fresh_python(code: str) -> str:
     """Run code in a new interpreter and give what it prints."""
     command = [sys.executable, "-W", "error", "-c", code]
