@@ -426,6 +426,7 @@ window.addEventListener("load", async () => {
   told.marks = document.querySelectorAll("#trade path").length;
   const boxes = [...document.querySelectorAll("#trade text.name, #trade path[style*='opacity: 1']")]
     .map((one) => one.getBoundingClientRect());
+  told.scrolled = [...document.querySelectorAll(".scroll")].map((one) => [one.tabIndex, one.ariaLabel !== null]);
   told.boxes = boxes.length;
   told.overlap = boxes.some((a, i) => boxes.some((b, k) =>
     k > i && a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom));
@@ -500,6 +501,7 @@ def test_the_page_in_a_browser(measured: tuple[Results, list[Method], list[DataS
     assert told["best"] == 3
     assert told["turned"] == sorted(told["psnr"][0], key=float)
     assert told["sorted"] == "ascending"
+    assert told["scrolled"] == [[0, True]] * 3  # by keyboard too
     assert told["names"] == ["</script><script>throw 1<script>.png", "a.png", "b & <i>ü.png"]
     assert told["heading"].startswith("bicubic loses")
     assert told["rivals"] == ["", "tiny"]
