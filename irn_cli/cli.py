@@ -1148,7 +1148,6 @@ class _Train(_Device):
     def request(self) -> "Request":
         """What is asked for, with what a run to continue remembers; what cannot be, as far as torch is not needed."""
         from irn_cli.train.board import require_tensorboard
-        from irn_cli.train.recipe import read_config
         from irn_cli.train.request import Request, parse_duration
 
         if self.tensorboard:
@@ -1174,8 +1173,7 @@ class _Train(_Device):
             memory=self.memory,
         )
         _require_weights([self.init] if self.init else [])
-        if self.config:
-            read_config(self.config)
+        request.changes()  # what is wrong with its file is said before torch loads
         return request.repeated()
 
 

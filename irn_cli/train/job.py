@@ -24,7 +24,7 @@ from irn_cli.train import request as requests
 from irn_cli.train.checkpoint import Checkpoint, load_checkpoint
 from irn_cli.train.data import Pictures, hold_out, load_pictures, picture_stamp, sweep_cache
 from irn_cli.train.losses import VGGFeatures
-from irn_cli.train.recipe import Recipe, load_recipe, read_config, recipe_toml
+from irn_cli.train.recipe import Recipe, load_recipe, recipe_toml
 from irn_cli.train.request import Request, recall
 from irn_cli.train.step import Step
 from irn_cli.weights import load_model, weights_hash
@@ -137,7 +137,7 @@ def prepare(request: Request) -> TrainingJob:
         WeightsError: weights are damaged.
     """
     request = request.repeated()
-    checkpoint, model, recipe, run = _what_to_train(request)
+    checkpoint, model, recipe, run = _continue(request, request.resume) if request.resume else _begin(request)
     found = _version(run)
     require_writable(run / checkpoints.NAME, overwrite=True)  # what follows may take minutes
     device = resolve_device(request.device)
@@ -176,35 +176,35 @@ def prepare(request: Request) -> TrainingJob:
     )
 
 
-def _what_to_train(request: Request) -> tuple[Checkpoint | None, IRN, Recipe, Path]:
-    """The network and the recipe: a resumed run's own, or a named recipe's with the weights to start from."""
-    given = {key: value for key, value in (request.overrides or {}).items() if value is not None}
-    config = read_config(request.config) if request.config else {}
-    if request.resume is not None:
-        checkpoint = load_checkpoint(request.resume)
-        run = request.run or request.resume
-        same = run.resolve() == request.resume.resolve()
-        if request.anneal is not None:
-            if same:
-                raise UsageError("--anneal leaves the run as it is: name the directory of the new one with -o")
-            checkpoint = _branch(checkpoint, request.resume)
-        recipe = replace(checkpoint.recipe, **{**config, **given})
-        model = _fresh(checkpoint.config, recipe.seed)  # its weights come with the checkpoint's other tensors
-        _check_scale(recipe, model, str(request.resume))
-        if not same:
-            _require_no_run(run, request)
-        return checkpoint, model, recipe, run
+def _continue(request: Request, resumed: Path) -> tuple[Checkpoint, IRN, Recipe, Path]:
+    """A run's own network and recipe, the recipe with what this request changes."""
+    checkpoint = load_checkpoint(resumed)
+    run = request.run or resumed
+    same = run.resolve() == resumed.resolve()
     if request.anneal is not None:
-        raise UsageError("--anneal takes the rate of a run to zero: name the run with --resume")
+        if same:
+            raise UsageError("--anneal leaves the run as it is: name the directory of the new one with -o")
+        checkpoint = _branch(checkpoint, resumed)
+    recipe = replace(checkpoint.recipe, **request.changes())
+    model = _fresh(checkpoint.config, recipe.seed)  # its weights come with the checkpoint's other tensors
+    _check_scale(recipe, model, str(resumed))
+    if not same:
+        _require_no_run(run, request)
+    return checkpoint, model, recipe, run
+
+
+def _begin(request: Request) -> tuple[None, IRN, Recipe, Path]:
+    """A named recipe with what the request changes, and a new network or the weights to start from."""
+    name = request.recipe or "irn"
     start = load_model(request.init) if request.init else None
-    changes = ({"scale": start.config.scale} if start else {}) | config | given
-    recipe = replace(load_recipe(request.recipe or "irn", changes.get("scale")), **changes)
+    changes = ({"scale": start.config.scale} if start else {}) | request.changes()
+    recipe = replace(load_recipe(name, changes.get("scale")), **changes)
     if recipe.stage == "irn-plus" and start is None:
         raise UsageError("stage irn-plus continues IRN weights: name them with --init")
     blocks = (recipe.blocks,) * (recipe.scale.bit_length() - 1)
     model = start or _fresh(IRNConfig(blocks, recipe.growth, recipe.clamp), recipe.seed)
     _check_scale(recipe, model, str(request.init))
-    run = request.run or Path("runs") / f"{request.recipe or 'irn'}-x{recipe.scale}"
+    run = request.run or Path("runs") / f"{name}-x{recipe.scale}"
     _require_no_run(run, request)
     return None, model, recipe, run
 
@@ -329,10 +329,7 @@ def _obstacle(path: Path, scale: int) -> str | None:
 
 
 def _notes(request: Request, model: IRN, recipe: Recipe, pictures: Pictures, step: Step) -> dict[str, str]:
-    given = {key: value for key, value in (request.overrides or {}).items() if value is not None}
-    config = read_config(request.config) if request.config else {}
-    changed = given | {key: value for key, value in config.items() if key not in given}
-    told = ", ".join(f"{key} = {value}" for key, value in changed.items())
+    told = ", ".join(f"{key} = {value}" for key, value in request.changes().items())
     notes = {
         "recipe": (request.recipe or "irn") + (f" with {told}" if told else ""),
         "data": f"{len(pictures)} pictures of {', '.join(path.resolve().name for path in request.data)}",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from irn_cli.errors import InputError, UsageError
+from irn_cli.train.recipe import read_config
 
 if TYPE_CHECKING:
     from irn_cli.train.losses import VGGInput
@@ -41,6 +42,18 @@ class Request:
     def __post_init__(self) -> None:
         if self.resume is not None and (self.init or self.recipe):
             raise UsageError("--resume continues a run with its own recipe and weights: leave out --recipe and --init")
+        if self.anneal is not None and self.resume is None:
+            raise UsageError("--anneal takes the rate of a run to zero: name the run with --resume")
+
+    def changes(self) -> dict[str, Any]:
+        """What replaces the recipe's values: the options', and the file's where no option says otherwise.
+
+        Raises:
+            InputError: the file cannot be read or is not TOML.
+            UsageError: it has an unknown key or a value of the wrong kind.
+        """
+        given = {key: value for key, value in (self.overrides or {}).items() if value is not None}
+        return {**given, **(read_config(self.config) if self.config else {}), **given}
 
     def remembered(self, time_limit: float | None) -> dict[str, Any]:
         """What a call that continues the run need not repeat; the time limit is the whole schedule's, in seconds."""
