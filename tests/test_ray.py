@@ -143,6 +143,7 @@ def test_workers_that_cannot_be_used_end_the_batch_in_one_line(nodes: Nodes) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # six commands, each with two workers that import torch
 def test_a_cluster_does_and_says_what_one_machine_does(
     nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
