@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from irn_cli.resize import bicubic_large
 
-Plane = NDArray[np.uint8]
+Alpha = NDArray[np.uint8]
 
 
-def fill_hidden(pixels: NDArray[np.uint8], alpha: Plane | None) -> NDArray[np.uint8]:
+def fill_hidden(pixels: NDArray[np.uint8], alpha: Alpha | None) -> NDArray[np.uint8]:
     """Continue the visible colours under the fully transparent pixels.
 
     A pyramid: each coarser level holds the mean of the visible among 2x2 pixels; then from coarse to fine, what is
@@ -56,7 +56,7 @@ def _filled(pixels: NDArray[np.uint8], known: NDArray[np.bool_]) -> NDArray[np.u
     return filled
 
 
-def shrink_alpha(alpha: Plane, scale: int) -> Plane:
+def shrink_alpha(alpha: Alpha, scale: int) -> Alpha:
     """The small picture's alpha: the mean of each scale x scale pixels (fewer at the right and bottom).
 
     Args:
@@ -71,11 +71,11 @@ def shrink_alpha(alpha: Plane, scale: int) -> Plane:
     heights = np.diff(rows, append=alpha.shape[0])[:, None]
     widths = np.diff(columns, append=alpha.shape[1])
     area = heights * widths
-    small: Plane = ((total + area // 2) // area).astype(np.uint8)
+    small: Alpha = ((total + area // 2) // area).astype(np.uint8)
     return small
 
 
-def enlarge_alpha(alpha: Plane, scale: int) -> Plane:
+def enlarge_alpha(alpha: Alpha, scale: int) -> Alpha:
     """A large alpha from a small one, bicubic: where the original's own did not survive.
 
     Args:

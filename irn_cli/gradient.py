@@ -23,7 +23,7 @@ from torch import Tensor
 from irn_cli.device import Precision, ieee_float32
 from irn_cli.engine import REACH, Convolution, Progress, Tile, Workers, haar, plan_memory
 from irn_cli.errors import DeviceError
-from irn_cli.model import IRN, DenseBlock, InvBlock
+from irn_cli.model import IRN, SLOPE, DenseBlock, InvBlock
 
 _ALIGNMENT = 16  # columns, as the engine's
 _SIDE, _CUDA_SIDE, _LEAST_SIDE = 128, 512, 32  # of a tile: at 128 its neighbours' pixels are a sixth more work
@@ -115,7 +115,7 @@ class _Half:
     writes: slice
 
     def __init__(self, blocks: list[DenseBlock], device: torch.device, dtype: torch.dtype) -> None:
-        self._dense = [_Dense(block, device, dtype) for block in blocks]
+        self._dense = [_DenseGradient(block, device, dtype) for block in blocks]
         weights = [weight for block in blocks for weight in block.parameters()]  # from conv1's to conv5's bias
         growth, self.channels = len(weights[0]), weights[0].shape[1] + len(weights[-1])
         self.cost = sum(weight.numel() for weight in weights)  # multiplications per position
@@ -186,7 +186,7 @@ class _GH(_Half):
         return [-gradient, of_H]
 
 
-class _Dense:
+class _DenseGradient:
     """A dense block and the product with its transposed Jacobian, which is a dense block again, read backwards.
 
     What is in front of a layer gets its gradient from all layers behind: its window is theirs, last one first. A 3x3
@@ -218,7 +218,7 @@ class _Dense:
         window = [high, (x - high).to(high.dtype)] if self._twice else [high]
         features: list[Tensor] = []
         for conv in convs:
-            features.append(functional.leaky_relu_(conv(torch.cat([*window, *features], 1), 1), 0.2))
+            features.append(functional.leaky_relu_(conv(torch.cat([*window, *features], 1), 1), SLOPE))
         return last(torch.cat([*window, *features], 1), 1)[0].permute(1, 2, 0).float(), features
 
     def pull_back(self, gradient: Tensor, features: list[Tensor]) -> Tensor:
@@ -227,5 +227,5 @@ class _Dense:
         window = [gradient[None].permute(0, 3, 1, 2).to(last.weight.dtype)]
         for conv, feature in zip(convs, reversed(features), strict=True):
             g = conv(torch.cat(window, 1), 1)
-            window.append(torch.where(feature > 0, g, 0.2 * g))
+            window.append(torch.where(feature > 0, g, SLOPE * g))
         return last(torch.cat(window, 1), 1)[0].permute(1, 2, 0).float()

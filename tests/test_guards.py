@@ -161,7 +161,7 @@ def test_public_names_resolve_and_the_version_stands_once() -> None:
 
 
 def test_the_pixel_limit_is_the_same_for_commands_and_for_python() -> None:
-    for name in ("downscale", "upscale"):  # whose help must not wait for `image` to be imported
+    for name in ("downscale", "upscale", "info"):  # whose help must not wait for `image` to be imported
         (option,) = (parameter for parameter in irn.commands[name].params if parameter.name == "max_pixels")
         assert option.default == MAX_PIXELS
 

@@ -36,7 +36,7 @@ class LeanDenseBlock(DenseBlock):
             self.add_module(name, conv.to(dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Dense.apply(x, *self.parameters())  # type: ignore[no-any-return, no-untyped-call]
+        return _DenseFunction.apply(x, *self.parameters())  # type: ignore[no-any-return, no-untyped-call]
 
 
 def use_lean_blocks(network: IRN, dtype: torch.dtype) -> None:
@@ -46,7 +46,7 @@ def use_lean_blocks(network: IRN, dtype: torch.dtype) -> None:
             block.F, block.G, block.H = (LeanDenseBlock(dense, dtype) for dense in (block.F, block.G, block.H))
 
 
-class _Dense(torch.autograd.Function):
+class _DenseFunction(torch.autograd.Function):
     """Of x (B, C, H, W) and each convolution's weight and bias, in order."""
 
     @staticmethod
