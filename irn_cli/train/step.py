@@ -144,9 +144,10 @@ class Step:
         shown, restored = [], []
         for k, part in enumerate(batch.parts(self.recipe.accumulate)):
             if k == 0 or self.precision == "bf16":  # backward hands over its own, which saves adding each one to zeros
-                _forget_gradients(self.copies)
+                for copy in self.copies:
+                    copy.grad = None
             terms, back = self._terms(self._forward, part)
-            loss = torch.stack([self._weight(name) * term for name, term in terms.items()]).sum()
+            loss = torch.stack([getattr(self.recipe, name) * term for name, term in terms.items()]).sum()
             (loss / self.recipe.accumulate).backward()  # type: ignore[no-untyped-call]
             self._collect(first=k == 0)
             shown.append(torch.stack([loss, *terms.values()]).detach())
@@ -195,7 +196,7 @@ class Step:
         terms, _ = self._terms(self.passes, part)
         norms = {}
         for name, term in terms.items():
-            weighted = self._weight(name) * term
+            weighted = getattr(self.recipe, name) * term
             gradients = torch.autograd.grad(weighted, self.copies, retain_graph=True, allow_unused=True)
             used = [gradient.float() for gradient in gradients if gradient is not None]
             norms[f"{name}_norm"] = float(torch.nn.utils.get_total_norm(used))
@@ -285,7 +286,7 @@ class Step:
     def _terms(
         self, passes: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]], batch: Batch
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """The generator's terms, unweighted, and the restored picture."""
+        """The generator's terms, by the names of their weights in the recipe, and the restored picture."""
         y, z, restored = passes(batch.x, batch.drawn)
         terms = {
             "reconstruction": losses.reconstruction(batch.x, restored),
@@ -297,18 +298,9 @@ class Step:
             terms |= self.adversary.terms(batch.x, restored)
         return terms, restored
 
-    def _weight(self, term: str) -> float:
-        weight: float = getattr(self.recipe, term)
-        return weight
-
 
 def _optimiser(recipe: Recipe, weights: Sequence[nn.Parameter], rate: Tensor) -> Adam | Muon:
     betas = (recipe.beta1, recipe.beta2)
     if recipe.optimiser == "muon":
         return Muon(weights, rate, momentum=recipe.momentum, betas=betas, weight_decay=recipe.weight_decay)
     return Adam(weights, rate, betas, recipe.weight_decay)
-
-
-def _forget_gradients(weights: Sequence[nn.Parameter]) -> None:
-    for weight in weights:
-        weight.grad = None
