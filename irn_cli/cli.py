@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from irn_cli.batch.work import Work
     from irn_cli.cluster import Cluster
     from irn_cli.dataset import DataSet
+    from irn_cli.formats import FormatName
     from irn_cli.inputs import Input
     from irn_cli.methods import Method
     from irn_cli.metrics import Metric
@@ -345,7 +346,10 @@ class _Batch(_Runner):
     skip_existing: bool = _outputs("--skip-existing", is_flag=True, help="Skip inputs whose outputs exist.")
     update: bool = _outputs("--update", is_flag=True,
         help="The same, but renew outputs that are older than their inputs.")  # fmt: skip
-    strip: bool = _outputs("--strip", is_flag=True, help="Leave out EXIF, XMP, colour profile and resolution.")
+    name: str | None = _outputs("--name", metavar="TEMPLATE",
+        help="What each result is called; {stem}, {scale} and {suffix} are filled in.")  # fmt: skip
+    strip: bool = _outputs("--strip", is_flag=True,
+        help="Leave out EXIF, XMP, colour profile, resolution and the original's name.")  # fmt: skip
     files_from: str | None = _inputs("--files-from", type=_NAME, metavar="FILE",
         help="Read more inputs from FILE, one per line; - is standard input.")  # fmt: skip
     zeros: bool = _inputs("-0", "--null", is_flag=True, help="Names in --files-from end with a zero byte.")
@@ -380,7 +384,8 @@ class _Batch(_Runner):
         from irn_cli.batch.plan import Outputs
 
         chosen: dict[Existing, bool] = {"replace": self.force, "skip": self.skip_existing, "update": self.update}
-        return Outputs(self.output, next((existing for existing, asked in chosen.items() if asked), "refuse"))
+        existing: Existing = next((existing for existing, asked in chosen.items() if asked), "refuse")
+        return Outputs(self.output, existing, name=self.name)
 
 
 @click.group(cls=_Group, context_settings=CONTEXT)
@@ -418,8 +423,12 @@ class _Downscale(_Batch):
     refine: int = _network("--refine", **_REFINE,
         help="Improve each small picture N times (10 where no N is given), so that it restores better. Each time takes "
              "about as long as making it and restoring it twice.")  # fmt: skip
+    format: "FormatName | None" = _outputs("--format", type=click.Choice(["png", "webp", "tiff", "jxl"]),
+        show_default="that of OUT's name, or png",
+        help="Format of the small pictures, all lossless; jxl needs the extra irn-cli[formats].")  # fmt: skip
     keep_latent: bool = _outputs("--keep-latent", is_flag=True,
-        help="Also write what the small picture cannot hold: with it the original comes back bit for bit.")  # fmt: skip
+        help="Also write what the small picture cannot hold: with it the original comes back bit for bit. It takes "
+             "about 6 bytes per pixel of the original, more than the original as a PNG.")  # fmt: skip
     on_artifact: Literal["warn", "fail", "bicubic"] = _checks("--on-artifact",
         type=click.Choice(["warn", "fail", "bicubic"]), default="warn",
         help="What to do about coloured blotches in the small picture; bicubic blends them away.")  # fmt: skip
@@ -452,6 +461,9 @@ class _Downscale(_Batch):
             if not self.model and scale not in DEFAULT_MODELS:
                 raise UsageError(f"no weights for {scale}x are shipped: --model names yours")
         return (self.model,) if self.model else tuple(DEFAULT_MODELS[scale] for scale in scales)
+
+    def outputs(self) -> "Outputs":
+        return replace(super().outputs(), format=self.format)
 
 
 @_command(irn, _Downscale)
@@ -526,6 +538,14 @@ class _Upscale(_Batch):
     model: str | None = _network("-m", "--model", type=_Weights(), metavar="MODEL",
         show_default="those that made the small picture", help="Weights: a name or a path.")  # fmt: skip
 
+    format: "FormatName | None" = _outputs("--format", type=click.Choice(["png", "jpg", "webp", "avif", "tiff", "jxl"]),
+        show_default="that of OUT's name, or png",
+        help="Format of the restored pictures; jxl needs the extra irn-cli[formats].")  # fmt: skip
+    quality: int | None = _outputs("--quality", type=click.IntRange(1, 100), metavar="N",
+        show_default="lossless; jpg 95, avif 90", help="Quality of jpg, webp, avif and jxl, 1 to 100.")  # fmt: skip
+    original_names: bool = _outputs("--original-names", is_flag=True,
+        help="Call restored pictures as their originals were, in the formats that those had.")  # fmt: skip
+
     @property
     def draw(self) -> bool:
         """Whether drawn latents are asked for, also where a kept one lies beside the picture."""
@@ -533,12 +553,20 @@ class _Upscale(_Batch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.original_names and self.output in (None, "-"):
+            raise UsageError("--original-names needs a directory of its own, apart from the originals: -o names it")
+        if self.original_names and self.name:
+            raise UsageError("--original-names and --name exclude each other")
         if self.size and not self.scale:
             raise UsageError("--size is for pictures without a record: it needs --scale")
         if self.spread and self.samples < 2:
             raise UsageError("--spread shows how samples differ: it needs --samples 2 or more")
         if self.latent and self.draw:
             raise UsageError("--latent excludes --samples, --seed and --temperature: with the latent nothing is drawn")
+
+    def outputs(self) -> "Outputs":
+        outputs = replace(super().outputs(), format=self.format)
+        return replace(outputs, quality=self.quality, original_names=self.original_names)
 
 
 @_command(irn, _Upscale)

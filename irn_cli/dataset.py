@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from irn_cli import resize
 from irn_cli.errors import InputError, IrnError, UsageError
-from irn_cli.image import FOREIGN, SUFFIXES, peek, read
+from irn_cli.image import peek, read
 from irn_cli.inputs import walk
 from irn_cli.metrics import WINDOW
 from irn_cli.picture import Picture
@@ -65,7 +65,7 @@ def find_data_set(directory: Path, name: str | None = None, *, include_own: bool
     """
     if not directory.is_dir():
         raise UsageError(f"no folder {directory}")
-    found = tuple(walk(directory, SUFFIXES | FOREIGN))
+    found = tuple(walk(directory))
     own = () if include_own else tuple(filter(_is_own, found))
     if not found:
         raise UsageError(f"no pictures in {directory}")

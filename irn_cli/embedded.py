@@ -20,7 +20,7 @@ _ALPHA_CHUNK = b"irNa"  # ancillary, private, safe to copy: the original's whole
 _XMP_SPACE = "urn:irn-cli:record"
 _AS_WRITTEN = re.compile(
     rb'<rdf:Description rdf:about="" xmlns:irn="urn:irn-cli:record">'
-    rb"<irn:record>[^<]*</irn:record>(?:<irn:alpha>[^<]*</irn:alpha>)?</rdf:Description>"
+    rb"<irn:record>[^<]*</irn:record>(?:<irn:(alpha|resolution)>[^<]*</irn:\1>)*</rdf:Description>"
 )
 _EMPTY_XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -65,6 +65,15 @@ def in_image(image: Image.Image) -> Found:
     return in_xmp(packet if isinstance(packet, bytes) else b"", size)
 
 
+def resolution_in_xmp(packet: bytes) -> tuple[float, float] | None:
+    """The resolution that a small picture's XMP remembers, dots per inch: horizontal, vertical."""
+    try:
+        horizontal, vertical = map(float, (xmp.find(packet, _XMP_SPACE, "resolution") or "").split())
+    except ValueError:
+        return None
+    return horizontal, vertical
+
+
 def without_record(packet: bytes) -> bytes | None:
     """XMP as it was before a record of ours went in; None where nothing is left.
 
@@ -87,18 +96,23 @@ def as_chunks(record: Record | Restored | None, full_alpha: NDArray[np.uint8] | 
 
 
 def as_xmp(
-    packet: bytes | None, record: Record | Restored | None, full_alpha: NDArray[np.uint8] | None
+    packet: bytes | None,
+    record: Record | Restored | None,
+    full_alpha: NDArray[np.uint8] | None,
+    dpi: tuple[float, float] | None = None,
 ) -> bytes | None:
-    """A picture's XMP with a record inside, and the original's alpha, for the other formats."""
+    """A picture's XMP with a record inside, and the original's alpha and resolution, for the other formats."""
     if not record:
         return packet
     written = html.escape(to_text(record), quote=False).encode()
-    alpha = b""
+    alpha = resolution = b""
     if full_alpha is not None:
         alpha = b"<irn:alpha>" + base64.b64encode(_deflate(full_alpha)) + b"</irn:alpha>"
+    if dpi and isinstance(record, Record):
+        resolution = "<irn:resolution>{!r} {!r}</irn:resolution>".format(*map(float, dpi)).encode()
     description = (
         f'<rdf:Description rdf:about="" xmlns:irn="{_XMP_SPACE}"><irn:record>'.encode()
-        + written + b"</irn:record>" + alpha + b"</rdf:Description>"
+        + written + b"</irn:record>" + alpha + resolution + b"</rdf:Description>"
     )  # fmt: skip
     packet = packet if packet and b"</rdf:RDF>" in packet else _EMPTY_XMP
     return packet.replace(b"</rdf:RDF>", description + b"</rdf:RDF>", 1)

@@ -8,10 +8,9 @@ import io
 import os
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -22,8 +21,10 @@ from irn_cli.chunks import Chunk, read_chunks
 from irn_cli.embedded import Found, in_chunks, in_xmp
 from irn_cli.errors import Code, InputError, OutputError, RecordError, UsageError
 from irn_cli.files import atomic_write
+from irn_cli.formats import FORMATS, Format, FormatName, identify, plugin, written_as
+from irn_cli.jxl import JxlImageFile
 from irn_cli.latent import latent_path, write_latent
-from irn_cli.metadata import read_metadata, save_options
+from irn_cli.metadata import read_metadata, save_options, stored_xmp
 from irn_cli.paths import is_remote, open_file, to_path
 from irn_cli.picture import Picture
 from irn_cli.record import Record, Restored
@@ -32,30 +33,8 @@ from irn_cli.samples import EXPECTED, Stored, fitting, inspect, to_rgb
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-# What `read` may be able to read.
-SUFFIXES = frozenset(
-    [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".avif", ".gif"]
-)
-# These are pictures too: found in a folder, they are reported, not skipped in silence.
-FOREIGN = frozenset(
-    [".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jxr", ".psd", ".psb", ".xcf", ".exr", ".hdr", ".tga", ".pnm",
-     ".pbm", ".pgm", ".ppm", ".qoi", ".dng", ".raw", ".arw", ".cr2", ".cr3", ".nef", ".nrw", ".orf", ".pef", ".raf",
-     ".rw2", ".srw"]
-)  # fmt: skip
 MAX_PIXELS = 500_000_000
-_READERS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "AVIF", "GIF")
-_LOSSLESS: dict[str, tuple[str, dict[str, Any]]] = {
-    # For photographs this is smaller than zlib's default, in a quarter of the time.
-    ".png": ("PNG", {"compress_type": zlib.Z_RLE}),
-    ".webp": ("WEBP", {"lossless": True, "exact": True}),  # not exact: colours under transparent pixels would change
-    ".tif": ("TIFF", {}),
-    ".tiff": ("TIFF", {}),
-}
-_LOSSY: dict[str, tuple[str, dict[str, Any]]] = {
-    ".jpg": ("JPEG", {"quality": 95, "subsampling": "4:4:4"}),
-    ".jpeg": ("JPEG", {"quality": 95, "subsampling": "4:4:4"}),
-}
-_LONGEST = {"WEBP": 16383, "JPEG": 65500}  # pixels a side
+_READERS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "GIF")  # known by their first bytes, as Pillow says
 _MAX_TEXT = 1 << 26  # bytes of a PNG's compressed text or colour profile, unpacked
 _LIMIT = threading.Lock()  # held where Pillow's own limit, which is global, is another
 
@@ -74,7 +53,7 @@ class Header:
 
 
 def read(source: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Read a picture: PNG, JPEG, WebP, TIFF, BMP, AVIF or GIF, of one frame.
+    """Read a picture: PNG, JPEG, WebP, TIFF, BMP, AVIF or GIF; with the extra `formats` also HEIF and JPEG XL.
 
     EXIF orientation is applied. Palettes are expanded, deeper samples reduced to 8 bits and CMYK converted to sRGB; the
     last two leave a line in the picture's `warnings`.
@@ -86,17 +65,12 @@ def read(source: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIX
     Raises:
         InputError: no such file, not a picture, truncated, animated, too large, or of samples that we cannot convert.
     """
-    with _opened(source) as image:
-        width, height = image.size
-        if width * height > max_pixels:
-            raise InputError(
-                f"{_name(source)} is too large: {width}x{height} is {width * height:,} pixels, "
-                f"the limit is {max_pixels:,}",
-                Code.TOO_LARGE,
-            )
-        # A camera's MPO holds previews beside its picture; frames of the other formats are pages or an animation.
-        if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
+    with _opened(source, max_pixels) as image:
+        # MPO and HEIF hold previews beside their picture; frames of the other formats are pages or an animation.
+        if (frames := getattr(image, "n_frames", 1)) > 1 and image.format not in ("MPO", "HEIF"):
             raise InputError(f"{_name(source)} has {frames} frames or pages; expected a picture of one")
+        if image.info.get("animated"):
+            raise InputError(f"{_name(source)} is an animation; expected a picture")
         if getattr(image, "tag_v2", {}).get(ExifTags.Base.NewSubfileType) == 1:
             raise InputError(
                 f"{_name(source)} holds only a preview, as cameras' raw files do: export it as TIFF or PNG first"
@@ -104,7 +78,10 @@ def read(source: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIX
         head, chunks = _head(image), _chunks(image)
         stored = inspect(image, head)
         image.load()
-        return _picture(image, stored, head, chunks)
+        picture = _picture(image, stored, head, chunks)
+    name = "" if _is_stream(source) else to_path(source).name
+    kind = {"MPO": "jpeg", "DIB": "bmp"}.get(image.format or "", (image.format or "").lower())
+    return replace(picture, name=name, format=kind)
 
 
 def as_picture(source: PictureLike) -> Picture:
@@ -144,35 +121,45 @@ def peek(source: str | os.PathLike[str] | BinaryIO) -> Header:
             return Header(size, None, damaged=True, format=image.format or "")
 
 
-def write(path: str | os.PathLike[str] | BinaryIO, picture: Picture, *, overwrite: bool = False) -> tuple[str, ...]:
+def write(
+    path: str | os.PathLike[str] | BinaryIO,
+    picture: Picture,
+    *,
+    overwrite: bool = False,
+    format: FormatName | None = None,  # noqa: A002  # as Pillow calls it
+    quality: int | None = None,
+) -> tuple[str, ...]:
     """Write a picture, atomically, with its metadata and record; a kept latent goes into a file beside it.
 
     Args:
-        path: the file to make; its suffix says the format: PNG, lossless WebP, TIFF, and for pictures without a small
-            picture's record also JPEG. A binary stream gets a PNG.
+        path: the file to make, or a binary stream.
         picture: what to write.
         overwrite: replace existing files.
+        format: one of `FORMATS`; None is what the path's suffix says, and PNG for a stream. A small picture's must be
+            lossless: not JPEG, not AVIF.
+        quality: 1 to 100, for JPEG, WebP, AVIF and JPEG XL; None loses nothing, or where it must (JPEG, AVIF), little.
 
     Returns:
         A line that names what of the metadata the format cannot hold; none where it holds all, as a PNG always does.
 
     Raises:
-        UsageError: a suffix that we do not write, a lossy one for a small picture, or a stream for one with a latent.
+        UsageError: a format or quality that we do not write, that loses what is hidden in a small picture, or that
+            needs the extra `formats`; or a stream for a picture with a latent.
         OutputError: a file exists already or cannot be written, or the format cannot hold the picture.
     """
+    name = None if _is_stream(path) else to_path(path)
+    small = isinstance(picture.record, Record)
+    chosen = FORMATS[format] if format else FORMATS["png"] if name is None else written_as(name, small=small)
+    options = chosen.options(quality, small=small)
+    plugin(chosen.kind)
+    _require_fitting("the stream" if name is None else name, picture, chosen)
     if _is_stream(path):
         if picture.latent:
             raise UsageError("a kept latent needs a file beside the picture's: expected a path, not a stream")
-        return _encode(path, picture, *_LOSSLESS[".png"])
-    kind, options = output_format(to_path(path), small=isinstance(picture.record, Record))
-    if kind in _LONGEST and max(picture.size) > _LONGEST[kind]:
-        told = f"{kind} holds at most {_LONGEST[kind]} pixels a side; write a PNG or TIFF instead"
-        raise OutputError(f"cannot write {path}: {told}")
-    if kind == "JPEG" and picture.alpha is not None:
-        raise OutputError(f"cannot write {path}: JPEG has no transparency; write a PNG, WebP or TIFF instead")
+        return _encode(path, picture, chosen, options)
     with atomic_write(path, overwrite=overwrite) as stream:
         try:
-            lost = _encode(stream, picture, kind, options)
+            lost = _encode(stream, picture, chosen, options)
         except ValueError as error:  # EXIF or XMP beyond the 64 kB that JPEG has for each
             raise OutputError(f"cannot write {path}: {error}; write a PNG, WebP or TIFF instead") from error
         if picture.latent:  # before the picture is in place: none is there without its latent
@@ -180,30 +167,13 @@ def write(path: str | os.PathLike[str] | BinaryIO, picture: Picture, *, overwrit
     return lost
 
 
-def output_format(path: Path, *, small: bool) -> tuple[str, dict[str, Any]]:
-    """Tell the format that a path's suffix means, and the options to save it with.
-
-    Raises:
-        UsageError: a suffix that we do not write, or a lossy one for a small picture.
-    """
-    suffix = path.suffix.lower()
-    if suffix in _LOSSLESS:
-        return _LOSSLESS[suffix]
-    if suffix in _LOSSY and not small:
-        return _LOSSY[suffix]
-    names = ".png, .webp or .tif" if small else ".png, .webp, .tif or .jpg"
-    if suffix in SUFFIXES and small:
-        raise UsageError(f"{path}: what is hidden in a small picture would be lost in {suffix}; expected {names}")
-    if not suffix:
-        raise UsageError(f"{path}: what to write? Expected a name that ends in {names}, or {path}/ for a directory")
-    raise UsageError(f"{path}: cannot write {suffix}; expected {names}")
-
-
 # Reading ------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _opened(source: str | os.PathLike[str] | BinaryIO, *, whole: bool = True) -> Iterator[ImageFile.ImageFile]:
+def _opened(
+    source: str | os.PathLike[str] | BinaryIO, max_pixels: int | None = None, *, whole: bool = True
+) -> Iterator[ImageFile.ImageFile]:
     """Open a picture's file; whatever a decoder stumbles over becomes one clear line."""
     name = _name(source)
     try:
@@ -213,7 +183,7 @@ def _opened(source: str | os.PathLike[str] | BinaryIO, *, whole: bool = True) ->
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror or error}") from error
     try:
-        with _identified(stream, name) as image:
+        with _identified(stream, name, max_pixels) as image:
             yield image
     except (InputError, RecordError):
         raise
@@ -229,28 +199,55 @@ def _opened(source: str | os.PathLike[str] | BinaryIO, *, whole: bool = True) ->
             stream.close()
 
 
-def _identified(stream: BinaryIO, name: str) -> ImageFile.ImageFile:
+def _identified(stream: BinaryIO, name: str, max_pixels: int | None) -> ImageFile.ImageFile:
     """Open an image without Pillow's own pixel limit, which is global state; ours is an argument.
 
     Its limit of 1 MB for a PNG's texts and colour profile is raised meanwhile: the other formats hold more, which we
     write into small pictures, and what stands in a text chunk of an original is not needed at all.
     """
-    Image.init()
-    prefix = stream.read(16)
-    if not prefix:
+    head = stream.read(64)
+    if not head:
         raise InputError(f"{name} is empty")
-    prefix = prefix.ljust(16, b"\0")  # some formats' tests stumble over less
-    for kind in _READERS:
-        factory, accept = Image.OPEN.get(kind, (None, None))
-        if factory and accept and accept(prefix) is True:
-            stream.seek(0)
-            with _LIMIT:
-                before, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, _MAX_TEXT
-                try:
-                    return factory(stream, name)
-                finally:
-                    PngImagePlugin.MAX_TEXT_CHUNK = before
-    raise InputError(f"{name} is not a picture that we read (PNG, JPEG, WebP, TIFF, BMP, AVIF or GIF)")
+    kind = identify(head) or _known_to_pillow(head[:16].ljust(16, b"\0"))  # some tests stumble over less
+    if kind is None:
+        names = "PNG, JPEG, WebP, TIFF, BMP, AVIF, GIF, HEIF or JPEG XL"
+        raise InputError(f"{name} is not a picture that we read ({names})")
+    factory = _factory(kind, name)
+    stream.seek(0)
+    with _LIMIT:
+        before, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, _MAX_TEXT
+        try:
+            image = factory(stream, name)
+        finally:
+            PngImagePlugin.MAX_TEXT_CHUNK = before
+    width, height = image.size
+    if max_pixels is not None and width * height > max_pixels:
+        raise InputError(
+            f"{name} is too large: {width}x{height} is {width * height:,} pixels, the limit is {max_pixels:,}",
+            Code.TOO_LARGE,
+        )
+    return image
+
+
+def _known_to_pillow(prefix: bytes) -> str | None:
+    Image.init()
+    tests = ((kind, Image.OPEN[kind][1]) for kind in _READERS if kind in Image.OPEN)
+    return next((kind for kind, accept in tests if accept and accept(prefix) is True), None)
+
+
+def _factory(kind: str, name: str) -> Callable[[BinaryIO, str], ImageFile.ImageFile]:
+    """What opens files of a format."""
+    if kind == "JXL":
+        return JxlImageFile
+    if kind == "HEIF":
+        try:
+            module: Any = plugin(kind)
+        except UsageError as error:
+            raise InputError(f"cannot read {name}: {error}") from error
+        opener: Callable[[BinaryIO, str], ImageFile.ImageFile] = module.HeifImageFile
+        return opener
+    Image.init()
+    return Image.OPEN[kind][0]
 
 
 def _head(image: ImageFile.ImageFile) -> bytes:
@@ -266,10 +263,6 @@ def _head(image: ImageFile.ImageFile) -> bytes:
 
 def _chunks(image: ImageFile.ImageFile) -> list[Chunk]:
     return read_chunks(image.fp) if image.format == "PNG" and image.fp else []
-
-
-def _bytes(xmp: str | bytes | None) -> bytes:
-    return xmp.encode() if isinstance(xmp, str) else xmp or b""
 
 
 def _name(source: str | os.PathLike[str] | BinaryIO) -> str:
@@ -308,23 +301,44 @@ def _picture(image: ImageFile.ImageFile, stored: Stored, head: bytes, chunks: Se
 
 def _find_record(image: ImageFile.ImageFile, chunks: Sequence[Chunk]) -> Found:
     size = image.height, image.width
-    return in_chunks(chunks, size) if image.format == "PNG" else in_xmp(_bytes(image.info.get("xmp")), size)
+    return in_chunks(chunks, size) if image.format == "PNG" else in_xmp(stored_xmp(image), size)
 
 
 # Writing ------------------------------------------------------------------------------------------------------------
 
 
-def _encode(stream: BinaryIO, picture: Picture, kind: str, options: dict[str, Any]) -> tuple[str, ...]:
+def _require_fitting(path: object, picture: Picture, chosen: Format) -> None:
+    """Refuse to write a picture in a format that cannot hold it.
+
+    Raises:
+        OutputError: so it is.
+    """
+    instead = "write a PNG, WebP or TIFF instead"
+    if max(picture.size) > chosen.longest:
+        told = f"{chosen.name} holds at most {chosen.longest} pixels a side"
+        raise OutputError(f"cannot write {path}: {told}; write a PNG or TIFF instead")
+    if picture.alpha is not None and not chosen.transparency:
+        raise OutputError(f"cannot write {path}: {chosen.name} has no transparency; {instead}")
+    if picture.icc and not chosen.colour_profile:
+        told = f"the encoder for {chosen.name} writes no colour profile, without which colours would shift"
+        raise OutputError(f"cannot write {path}: {told}; {instead}")
+
+
+def _encode(stream: BinaryIO, picture: Picture, chosen: Format, options: dict[str, Any]) -> tuple[str, ...]:
     image = picture.to_pil()
-    metadata, lost = save_options(picture, kind)
+    metadata, lost = save_options(picture, chosen.kind)
     options = options | metadata
-    if kind == "PNG" and isinstance(picture.record, Record):
+    if chosen.kind == "PNG" and isinstance(picture.record, Record):
         # A small picture is made to be small; drawings with repeated forms need zlib's matches for that.
         whole = [io.BytesIO(), io.BytesIO()]
-        image.save(whole[0], kind, **options)
-        image.save(whole[1], kind, **{**options, "compress_type": zlib.Z_DEFAULT_STRATEGY})
+        image.save(whole[0], chosen.kind, **options)
+        image.save(whole[1], chosen.kind, **{**options, "compress_type": zlib.Z_DEFAULT_STRATEGY})
         stream.write(min((one.getbuffer() for one in whole), key=len))
     else:
-        image.save(stream, kind, **options)
+        image.save(stream, chosen.kind, **options)
     named = ", ".join(dict.fromkeys(lost))
-    return (f"left out, for a {'WebP' if kind == 'WEBP' else kind} cannot hold it: {named}",) if lost else ()
+    return (f"left out, for {_article(chosen.name)} {chosen.name} cannot hold it: {named}",) if lost else ()
+
+
+def _article(name: str) -> str:
+    return "an" if name == "AVIF" else "a"

@@ -1,14 +1,15 @@
 """The files that a command line means: names, directories, patterns, lists, standard input; and which share of them."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import BinaryIO
 
 from irn_cli.errors import InputError, UsageError, one_line
-from irn_cli.image import FOREIGN, SUFFIXES, Header, peek
+from irn_cli.formats import PICTURES
+from irn_cli.image import Header, peek
 from irn_cli.paths import below, find, is_directory, is_file, is_remote, map_paths, to_path
 
 STREAM = Path("-")  # standard input; as an output, standard output
@@ -112,7 +113,7 @@ def _in_store(path: Path) -> tuple[dict[Path, Path] | None, str]:
     if is_file(path):
         return None, ""
     if is_directory(path):
-        files = (file for file in find(path) if file.suffix.lower() in SUFFIXES | FOREIGN)
+        files = (file for file in find(path) if file.suffix.lower() in PICTURES)
         return _shown(files, path), f"no pictures in {path}"
     if plain := next((index for index, part in enumerate(parts) if _WILDCARDS & set(part)), 0):
         base = path.parents[len(parts) - plain - 1]
@@ -121,14 +122,14 @@ def _in_store(path: Path) -> tuple[dict[Path, Path] | None, str]:
 
 
 def _in_directory(directory: Path) -> dict[Path, Path]:
-    files = walk(directory, SUFFIXES | FOREIGN)
-    return {file: Path() if file == directory else file.parent.relative_to(directory) for file in files}
+    return {file: Path() if file == directory else file.parent.relative_to(directory) for file in walk(directory)}
 
 
-def walk(directory: Path, suffixes: Set[str] = SUFFIXES) -> Iterator[Path]:
+def walk(directory: Path) -> Iterator[Path]:
     """Find what is named like a picture in a directory and below, in order; hidden names and linked directories not.
 
-    A directory that may not be searched stands for what is in it, and so does a link that leads nowhere: whoever reads
+    Pictures of formats that we do not read are among them: whoever reads them tells that they are left out. Likewise,
+    a directory that may not be searched stands for what is in it, and so does a link that leads nowhere: whoever reads
     it learns why that is left out.
     """
     pending = [(directory, True)]  # and whether it is one; the next is the last
@@ -144,7 +145,7 @@ def walk(directory: Path, suffixes: Set[str] = SUFFIXES) -> Iterator[Path]:
             yield path
             continue
         for entry, is_directory in found:
-            named = entry.suffix.lower() in suffixes
+            named = entry.suffix.lower() in PICTURES
             if is_directory or (named and (entry.is_file() or entry.is_symlink())):
                 pending.append((entry, is_directory))
 

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from irn_cli.errors import InputError, UsageError
+from irn_cli.formats import unreadable
 from irn_cli.inputs import walk
 
 Kind = Literal["restored", "small"]
@@ -46,7 +47,7 @@ class Folder:
         words = "|".join(_WORDS[kind].format(n=n) for kind in kinds)
         own = f"|[-_]{re.escape(method)}" if method else ""
         suffix = re.compile(rf"(?:_?x{n}|_(?:{words}){own})$", re.IGNORECASE)
-        self.pictures = tuple(walk(directory))
+        self.pictures = tuple(path for path in walk(directory) if not unreadable(path))
         self._found: dict[str, list[PurePosixPath]] = defaultdict(list)
         for path in self.pictures:
             place = PurePosixPath(path.relative_to(directory).as_posix())

@@ -15,9 +15,10 @@ from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin
 
 from irn_cli import xmp
 from irn_cli.chunks import Chunk, keyword, text, text_chunk
-from irn_cli.embedded import as_chunks, as_xmp, is_ours, without_record
+from irn_cli.embedded import as_chunks, as_xmp, is_ours, resolution_in_xmp, without_record
 from irn_cli.exif import upright
 from irn_cli.picture import Picture
+from irn_cli.record import Record
 
 _COLOURS = {b"gAMA", b"cHRM", b"sRGB", b"cICP"}
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
@@ -76,7 +77,7 @@ def read_metadata(image: ImageFile.ImageFile, head: bytes, chunks: Sequence[Chun
         icc=_read_icc(image, warnings),
         exif=exif,
         xmp=packet,
-        dpi=_dpi(image.info.get("dpi")) or _dpi_of(exif),
+        dpi=_dpi(image.info.get("dpi")) or _dpi(resolution_in_xmp(stored_xmp(image))) or _dpi_of(exif),
         chunks=tuple(_travelling(image, head, chunks)),
     )
 
@@ -114,10 +115,15 @@ def _read_exif(
         return None, None
 
 
+def stored_xmp(image: Image.Image) -> bytes:
+    """The XMP of a file as it stands there; empty if there is none."""
+    packet = image.info.get("xmp") or b""
+    return packet.encode() if isinstance(packet, str) else packet
+
+
 def _read_xmp(image: ImageFile.ImageFile, left_out: list[str], warnings: list[str]) -> tuple[bytes | None, int]:
     """The XMP, without our record, the orientation, and promises that the result does not keep; and the orientation."""
-    stored = image.info.get("xmp") or b""
-    packet: bytes | None = stored.encode() if isinstance(stored, str) else stored
+    packet: bytes | None = stored_xmp(image)
     tiff, turned = "http://ns.adobe.com/tiff/1.0/", 1
     try:
         packet = packet and without_record(packet)
@@ -148,7 +154,7 @@ def _travelling(image: ImageFile.ImageFile, head: bytes, chunks: Sequence[Chunk]
         yield text_chunk("Comment", _decoded(comment).strip("\0"))
     if iptc := _iptc(image):
         yield text_chunk(_IPTC, f"\niptc\n{len(iptc):8}\n{iptc.hex()}\n")  # as ImageMagick and ExifTool do
-    if image.format == "AVIF" and not image.info.get("icc_profile") and (colours := _colours_of_avif(head)):
+    if image.format in ("AVIF", "HEIF") and not image.info.get("icc_profile") and (colours := _colours(image, head)):
         yield b"cICP", colours
 
 
@@ -162,6 +168,7 @@ def _left_out(image: ImageFile.ImageFile, head: bytes, chunks: Sequence[Chunk]) 
         yield from (f"the TIFF tag {tag}" for tag in tags if tag not in known_tags)
     if image.format == "AVIF" and b"tmap" in head[:256]:
         yield _GAIN_MAP
+    yield from _beside(image)
     if image.format == "BMP" and head[70:74] in (b"DEBM", b"KNIL"):  # embedded, linked; backwards
         yield "the colour profile of a BMP"
     for name, data in getattr(image, "applist", ()):  # of a JPEG
@@ -171,9 +178,16 @@ def _left_out(image: ImageFile.ImageFile, head: bytes, chunks: Sequence[Chunk]) 
             yield _EXTENDED_XMP
         elif name != "COM" and not data.startswith(_SEGMENTS):
             yield f"the JPEG segment {name}"
+
+
+def _beside(image: ImageFile.ImageFile) -> Iterator[str]:
+    """Names of further pictures in a JPEG or HEIF."""
     followers = (getattr(image, "mpinfo", None) or {}).get(0xB002, ())[1:]
-    if any("Thumbnail" not in entry["Attribute"]["MPType"] for entry in followers):
+    frames = getattr(image, "n_frames", 1) if image.format == "HEIF" else 1
+    if frames > 1 or any("Thumbnail" not in entry["Attribute"]["MPType"] for entry in followers):
         yield _BEHIND
+    for name in [*image.info.get("aux", ()), *("depth" for _ in image.info.get("depth_images", ()))]:
+        yield _GAIN_MAP if "gainmap" in name else f"the auxiliary picture {name}"
 
 
 def _decoded(comment: bytes | str) -> str:
@@ -199,10 +213,13 @@ def _raw_profile(chunks: Sequence[Chunk], key: str) -> bytes | None:
     return bytes.fromhex("".join(found.split()[2:])) if found else None
 
 
-def _colours_of_avif(head: bytes) -> bytes | None:
-    """What the colours of an AVIF without a profile mean, as a cICP chunk, where it is not sRGB."""
-    _, _, box = head.partition(b"colrnclx")
-    primaries, transfer = struct.unpack(">HH", box[:4]) if len(box) >= 4 else (2, 2)
+def _colours(image: ImageFile.ImageFile, head: bytes) -> bytes | None:
+    """What the colours of an AVIF or HEIF without a profile mean, as a cICP chunk, where it is not sRGB."""
+    primaries, transfer = 2, 2  # not specified
+    if found := image.info.get("nclx_profile"):
+        primaries, transfer = found["color_primaries"], found["transfer_characteristics"]
+    elif len(box := head.partition(b"colrnclx")[2]) >= 4:
+        primaries, transfer = struct.unpack(">HH", box[:4])
     plain = primaries in (1, 2) and transfer in (1, 2, 13)
     return None if plain or max(primaries, transfer) > 255 else bytes([primaries, transfer, 0, 1])  # RGB, full range
 
@@ -230,12 +247,16 @@ def _dpi_of(exif: bytes | None) -> tuple[float, float] | None:
 
 def save_options(picture: Picture, kind: str) -> tuple[dict[str, Any], list[str]]:
     """What Pillow is to write beside the pixels, record included, as options of `save`; and what it cannot, by name."""
-    values: dict[str, Any] = {"icc_profile": picture.icc, "exif": picture.exif, "dpi": picture.dpi}
+    icc, lost = picture.icc, []
+    if icc and picture.mode == "L" and kind in ("WEBP", "AVIF"):  # which store grey as colour
+        icc, lost = None, ["the colour profile of a grey picture"]
+    values: dict[str, Any] = {"icc_profile": icc, "exif": picture.exif, "dpi": picture.dpi}
     options = {name: value for name, value in values.items() if value}
     if kind == "PNG":
         return options | {"pnginfo": _png_chunks(picture)}, []
     held: list[Chunk] = []
-    packet = as_xmp(picture.xmp, picture.record, picture.full_alpha)
+    resolution = None if kind in ("JPEG", "TIFF") else picture.dpi  # which have fields for it
+    packet = as_xmp(picture.xmp, picture.record, picture.full_alpha, resolution)
     if packet and kind != "TIFF":
         options["xmp"] = packet
     if kind == "JPEG":
@@ -245,9 +266,9 @@ def save_options(picture: Picture, kind: str) -> tuple[dict[str, Any], list[str]
     elif kind == "TIFF":
         held = [chunk for chunk in picture.chunks if keyword(chunk) == _IPTC]
         options["exif"] = _tiff_tags(picture, packet)
-    elif picture.dpi and not _dpi_of(picture.exif):  # WebP
+    elif picture.dpi and not _dpi_of(picture.exif) and not isinstance(picture.record, Record):  # WebP, AVIF, JPEG XL
         options["exif"] = _exif_with(picture.dpi, picture.exif)
-    return options, [keyword(chunk) or chunk[0].decode() for chunk in picture.chunks if chunk not in held]
+    return options, [*lost, *(keyword(chunk) or chunk[0].decode() for chunk in picture.chunks if chunk not in held)]
 
 
 def _png_chunks(picture: Picture) -> PngImagePlugin.PngInfo:

@@ -40,6 +40,8 @@ class Picture:
     full_alpha: NDArray[np.uint8] | None = None  # on a small picture: the original's alpha, full size
     latent: Latent | None = None  # on a small picture: what it cannot hold, where it was kept
     refinement: Refinement | None = None  # on a small picture just made: what refining it came to
+    name: str = ""  # of the file that it was read from, without directories
+    format: str = ""  # of that file, as `Record.format`
     warnings: tuple[str, ...] = ()  # what was lost or doubtful on the way here; one line each
 
     def __post_init__(self) -> None:

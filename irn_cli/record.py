@@ -27,7 +27,7 @@ Value = TypeVar("Value")
 
 
 def _since(version: int, default: Value) -> Value:
-    """A field that came with a later format than the first."""
+    """A field that came later than the first ones, and from which format on a reader must know it."""
     return dataclasses.field(default=default, metadata={"since": version})
 
 
@@ -48,6 +48,8 @@ class Record:
     border: str = _since(2, "zero")  # what surrounded it in the network: `border.Border`'s kind, rows and columns
     border_rows: int = _since(2, 0)
     border_columns: int = _since(2, 0)
+    name: str = _since(1, "")  # of the original's file, without directories
+    format: str = _since(1, "")  # of that file: "jpeg", "png", "webp", "tiff", "bmp", "gif", "avif", "heif" or "jxl"
 
     def __post_init__(self) -> None:
         sides = (self.width, self.height)
@@ -59,6 +61,8 @@ class Record:
             raise RecordError(f"a record of an unknown method {self.method!r} or border {self.border!r}")
         if not all(0 <= margin <= _WIDEST for margin in (self.border_rows, self.border_columns)):
             raise RecordError(f"a record of an impossible border: {self.border_rows} x {self.border_columns}")
+        if re.search("[/\0]", self.name) or self.name in (".", ".."):
+            raise RecordError(f"a record whose 'name' is not a file's: {self.name[:80]!r}")
         for name in ("weights", "pixels"):
             if not re.fullmatch("[0-9a-f]{64}", getattr(self, name)):
                 raise RecordError(f"a record whose {name!r} is not a SHA-256: {getattr(self, name)[:80]!r}")
@@ -91,9 +95,9 @@ def to_text(record: Record | Restored) -> str:
     kind = "small" if isinstance(record, Record) else "restored"
     version, values = 1, {}
     for field in dataclasses.fields(record):
-        value, since = getattr(record, field.name), field.metadata.get("since", 1)
-        if since == 1 or value != field.default:
-            version, values[field.name] = max(version, since), value
+        value = getattr(record, field.name)
+        if "since" not in field.metadata or value != field.default:
+            version, values[field.name] = max(version, field.metadata.get("since", 1)), value
     return json.dumps({"irn": version, "kind": kind, **values}, separators=(",", ":"))
 
 

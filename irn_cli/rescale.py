@@ -170,6 +170,8 @@ class Rescaler:
             self.record(small, (height, width), picture.mode),
             grey_icc=base64.b64encode(picture.icc).decode() if picture.icc and picture.mode == "L" else "",
             **_remembered(surroundings),
+            name=picture.name,
+            format=picture.format,
         )
         return dataclasses.replace(
             picture,

@@ -57,7 +57,7 @@ def inspect(image: ImageFile.ImageFile, head: bytes) -> Stored:
     if isinstance(key, int) and raw in (spread := {"1": 255, "L;2": 85, "L;4": 17}):
         image.info["transparency"] = min(key * spread[raw], 255)  # the samples are spread over 8 bits, it is not
     return Stored(
-        reduced=_is_deep_avif(head) if image.format == "AVIF" else ";16" in raw and raw != "BGR;16",  # which is 5-6-5
+        reduced=_is_reduced(image, head, raw),
         grey=raw.startswith("LA"),
         white=4095 if raw == "I;12" else 65535,
         negative=tags.get(ExifTags.Base.PhotometricInterpretation) == 0,
@@ -82,10 +82,14 @@ def _wrongly_decoded(image: ImageFile.ImageFile, head: bytes, tags: Any) -> str:
     return ""
 
 
-def _is_deep_avif(head: bytes) -> bool:
-    """Whether an AVIF's configuration box has the flag for 10 and 12 bits."""
-    _, _, box = head.partition(b"av1C")
-    return len(box) > 2 and bool(box[2] & 0x40)
+def _is_reduced(image: ImageFile.ImageFile, head: bytes, raw: str) -> bool:
+    """Whether decoding takes more than 8 bits to 8."""
+    if image.format == "AVIF":  # the flag for 10 and 12 bits, in its configuration box
+        _, _, box = head.partition(b"av1C")
+        return len(box) > 2 and bool(box[2] & 0x40)
+    if image.format in ("HEIF", "JXL"):
+        return bool(image.info.get("bit_depth", image.info.get("bits", 0)) > 8)
+    return ";16" in raw and raw != "BGR;16"  # which is 5-6-5
 
 
 def _hidden(image: ImageFile.ImageFile, key: tuple[int, ...]) -> NDArray[np.bool_] | None:

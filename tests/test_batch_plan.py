@@ -1,7 +1,10 @@
 """What becomes of each input, decided before anything runs."""
 
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,10 +46,65 @@ def test_where_results_go() -> None:
     for inputs, output, words in [
         (many, "-", "takes one picture"),
         (many, "a.png", "names one file"),
-        (one, "a.bmp", r"lost in \.bmp"),
+        (one, "a.bmp", r"cannot write \.bmp; expected \.png, \.webp, \.tif or \.jxl"),
     ]:
         with pytest.raises(UsageError, match=words):
             plan_downscale(inputs, Outputs(output), 2, keep_latent=False)
+
+
+def test_formats_and_names_that_are_asked_for() -> None:
+    one, many = [found("a.jpg", named=True)], [found("x/a.jpg"), found("b.png")]
+    for inputs, outputs, expected in [
+        (one, Outputs(format="webp"), [["a_down4.webp"]]),
+        (one, Outputs("out/", format="tiff", name="{stem}{suffix}"), [["out/a.tif"]]),
+        (many, Outputs("out", name="{stem}-{scale}.webp"), [["out/x/a-4.webp"], ["out/b-4.webp"]]),
+        (one, Outputs("-", format="webp"), [["-"]]),
+    ]:
+        assert targets(plan_downscale(inputs, outputs, 4, keep_latent=False)) == expected
+    for outputs, words in [
+        (Outputs("a.png", format="webp"), "a.png is named as a PNG, but --format asks for webp"),
+        (Outputs(name="{name}.png"), "expected a name in which {stem}, {scale} and {suffix}"),
+        (Outputs(name="{}"), "expected a name in which"),
+        (Outputs(name="{stem"), "expected a name in which"),
+        (Outputs(name="{stem.x}"), "expected a name in which"),
+        (Outputs(name="../{stem}.png"), "without directories"),
+        (Outputs(name="{stem}"), "what to write"),
+        (Outputs(format="jpg"), "would be lost as JPEG"),
+    ]:
+        with pytest.raises(UsageError, match=re.escape(words)):
+            plan_downscale(one, outputs, 4, keep_latent=False)
+    (job,) = plan_downscale([found("a.png", named=True)], Outputs(name="{stem}{suffix}"), 4, keep_latent=False)
+    assert isinstance(job, Job)
+    assert job.targets == (Path("a_png.png"),)
+    assert job.warnings == ("named a_png.png, since a.png is an input",)
+    small = [found("a_down4.png", record=SMALL)]
+    plan = plan_upscale(small, Outputs(format="avif", quality=50), None, samples=1, spread=False)
+    assert targets(plan) == [["a_up4.avif"]]
+    with pytest.raises(UsageError, match="--quality: a PNG loses nothing; --format jpg"):
+        plan_upscale(small, Outputs(quality=50), None, samples=1, spread=False)
+
+
+def test_originals_names() -> None:
+    def planned(name: str, kind: str = "", **options: Any) -> list[str]:
+        record = replace(SMALL, name=name, format=kind)
+        inputs = [found("in/x_down4.png", record=record), found("in/y_down4.png", record=SMALL)]
+        outputs = Outputs("out", original_names=True, **options)
+        plan = plan_upscale(inputs, outputs, None, samples=1, spread=False)
+        assert isinstance(plan[1], Job)
+        assert plan[1].warnings == (f"its original's name is not known: named {plan[1].targets[0].name}",)
+        return targets(plan)[0]
+
+    assert planned("IMG_1.jpg", "jpeg") == ["out/in/IMG_1.jpg"]
+    assert planned("IMG_1.JPEG", "jpeg", quality=80) == ["out/in/IMG_1.JPEG"]
+    assert planned("IMG_1.PNG", "png", quality=80) == ["out/in/IMG_1.PNG"]
+    assert planned("IMG_1.HEIC", "heif") == ["out/in/IMG_1.png"]
+    assert planned("v1.2", "webp") == ["out/in/v1.2.webp"]
+    assert planned("v1.2", "gif") == ["out/in/v1.2.png"]
+    assert planned("IMG_1.jpg", "jpeg", format="webp") == ["out/in/IMG_1.webp"]
+    same = replace(SMALL, name="a.jpg", format="jpeg")
+    inputs = [found("a_down4.png", record=same), found("a_down4.tif", record=same)]
+    plan = plan_upscale(inputs, Outputs("out", original_names=True), None, samples=1, spread=False)
+    assert targets(plan) == [["out/a.jpg"], ["out/a_tif.jpg"]]
 
 
 def test_samples_and_names_of_small_pictures() -> None:
@@ -64,7 +122,7 @@ def test_samples_and_names_of_small_pictures() -> None:
 
 def test_what_is_skipped_and_why() -> None:
     own, restored, plain = found("a.png", record=SMALL), found("b.png", record=LARGE), found("c.png")
-    foreign = Input(Path("d.heic"), Path(), False, None)
+    foreign = Input(Path("d.jp2"), Path(), False, None)
     missing = Input(Path("e.png"), Path(), True, None, "no such file or directory: e.png")
     damaged = Input(Path("f.png"), Path(), False, Header((8, 8), None, damaged=True))
     everything = [own, restored, plain, foreign, missing, damaged]

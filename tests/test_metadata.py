@@ -92,6 +92,7 @@ LOST = {
     "jpg": {"prompt", "gAMA", "cICP"},
     "webp": {"Comment", "prompt", "IPTC", "gAMA", "cICP"},
     "tif": {"Comment", "prompt", "gAMA", "cICP"},
+    "avif": {"Comment", "prompt", "IPTC", "gAMA", "cICP"},
 }
 
 

@@ -1,6 +1,7 @@
 """The record's text form: whatever goes in comes out, and whatever else comes in is one clear error."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +28,8 @@ records = st.builds(
     border=st.sampled_from(["zero", "mirror", "edge"]),
     border_rows=st.integers(0, 64),
     border_columns=st.integers(0, 64),
+    name=st.text(st.characters(exclude_characters="/\0"), max_size=40).filter(lambda name: name not in (".", "..")),
+    format=names,
 )
 restored = st.builds(
     Restored,
@@ -127,3 +130,17 @@ def test_hash_depends_on_samples_and_shape_alone() -> None:
     assert hash_pixels(pixels) == hash_pixels(np.asfortranarray(pixels))
     assert hash_pixels(pixels) != hash_pixels(pixels.reshape(6, 4, 3))
     assert hash_pixels(pixels) != hash_pixels(pixels + 1)
+
+
+def test_the_originals_name_is_no_path_and_needs_no_newer_reader() -> None:
+    plain = Record(4, 30, 20, "RGB", "m", "1", "0" * 64, "0" * 64)
+    record = replace(plain, name="IMG 1 \u65e5.jpg", format="jpeg")
+    written = json.loads(to_text(record))
+    assert written["irn"] == 1  # an older reader passes over fields that it does not know
+    assert from_text(to_text(record)) == record
+    del written["name"], written["format"]
+    assert from_text(json.dumps(written)) == plain
+    assert "name" not in json.loads(to_text(plain))
+    for name in ("../a.jpg", "/etc/a.jpg", "..", ".", "a\0b"):
+        with pytest.raises(RecordError, match="'name' is not a file's"):
+            from_text(json.dumps({**written, "name": name}))

@@ -424,12 +424,6 @@ window.addEventListener("load", async () => {
   told.failed = document.querySelector("#failed").textContent;
   told.rows = document.querySelectorAll("#comparison tbody tr").length;
   told.marks = document.querySelectorAll("#trade path").length;
-  const boxes = [...document.querySelectorAll("#trade text.name, #trade path[style*='opacity: 1']")]
-    .map((one) => one.getBoundingClientRect());
-  told.scrolled = [...document.querySelectorAll(".scroll")].map((one) => [one.tabIndex, one.ariaLabel !== null]);
-  told.boxes = boxes.length;
-  told.overlap = boxes.some((a, i) => boxes.some((b, k) =>
-    k > i && a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom));
   told.facts = document.querySelector("#facts").textContent;
   const theme = document.getElementById("theme");
   told.grounds = ["dark", "light"].map((name) => {
@@ -501,7 +495,6 @@ def test_the_page_in_a_browser(measured: tuple[Results, list[Method], list[DataS
     assert told["best"] == 3
     assert told["turned"] == sorted(told["psnr"][0], key=float)
     assert told["sorted"] == "ascending"
-    assert told["scrolled"] == [[0, True]] * 3  # by keyboard too
     assert told["names"] == ["</script><script>throw 1<script>.png", "a.png", "b & <i>ü.png"]
     assert told["heading"].startswith("bicubic loses")
     assert told["rivals"] == ["", "tiny"]
@@ -512,7 +505,6 @@ def test_the_page_in_a_browser(measured: tuple[Results, list[Method], list[DataS
     assert told["note"].endswith(f"Better than bicubic: tiny on {better} of 3.")
     assert "broken.png" in told["failed"]
     assert told["rows"] == len(comparison(measured[0])) + 1
-    assert (told["boxes"], told["overlap"]) == (2 * 2, False)  # names and large marks in the chart
     assert told["marks"] == 2 * (3 + 1)  # two methods: three pictures and their mean
     assert measured[0].protocol["methods"][0]["weights_hash"][:12] in told["facts"]
     dark, light = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in told["grounds"])

@@ -220,7 +220,8 @@ class _Line:
         picture = read(source, max_pixels=self._max_pixels)
         if job.pixels > HUGE:
             trim_memory()
-        return replace(picture, icc=None, exif=None, xmp=None, dpi=None, chunks=()) if self._strip else picture
+        nothing: dict[str, Any] = {"icc": None, "exif": None, "xmp": None, "dpi": None, "chunks": (), "name": ""}
+        return replace(picture, **nothing) if self._strip else picture
 
     def _store(self, product: Product | Copy) -> "_Written":
         if isinstance(product, Copy):
@@ -229,12 +230,13 @@ class _Line:
         if picture.pixels.size // 3 > HUGE:
             trim_memory()
         if target == STREAM:
-            return _Written((target,), write(standard_output().buffer, picture))
+            stream, outputs = standard_output().buffer, self._outputs
+            return _Written((target,), write(stream, picture, format=outputs.format, quality=outputs.quality))
         skip = self._outputs.existing == "skip"
         try:
             if skip and exists(target):
                 return _Written()
-            lost = write(target, picture, overwrite=self._outputs.overwrite)
+            lost = write(target, picture, overwrite=self._outputs.overwrite, quality=self._outputs.quality)
         except OutputError as error:
             if skip and error.code is Code.EXISTS:  # another run was quicker
                 return _Written()

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from irn_cli.errors import Code, InputError, IrnError, UsageError, explain
 from irn_cli.files import require_writable
-from irn_cli.image import FOREIGN, SUFFIXES, output_format
+from irn_cli.formats import FORMATS, Format, FormatName, is_written, plugin, unreadable, without_suffix, written_as
 from irn_cli.inputs import STREAM, Input, identifier
 from irn_cli.latent import latent_path
 from irn_cli.metrics import finite
@@ -24,21 +24,62 @@ class Outputs:
 
     output: str | None = None  # -o: a file for one input, a directory for more; "-" is standard output
     existing: Existing = "refuse"
+    format: FormatName | None = None  # None is what the name says; by default PNG
+    quality: int | None = None  # 1 to 100, of the formats that can lose something
+    name: str | None = None  # of each result, with {stem}, {scale} and {suffix} to be filled in
+    original_names: bool = False  # restored pictures are called as their originals were
 
     @property
     def overwrite(self) -> bool:
         return self.existing in ("update", "replace")
 
+    def called(self, default: str, stem: str, scale: int) -> str:
+        """What a result is called: the template, that of `name` or else the default one, filled in.
+
+        Raises:
+            UsageError: it has other fields, or names no file.
+        """
+        template = self.name or default
+        try:
+            called = template.format(stem=stem, scale=scale, suffix=FORMATS[self.format or "png"].suffixes[0])
+        except (LookupError, ValueError, AttributeError):
+            fields = "{stem}, {scale} and {suffix}"
+            raise UsageError(f"--name {template}: expected a name in which {fields} are to be filled in") from None
+        if Path(called).name != called:
+            raise UsageError(f"--name {template}: expected a name without directories (-o names one)")
+        return called
+
+    def require_format(self, target: Path, *, small: bool) -> None:
+        """Refuse a target of a format that we cannot write, or that was not asked for.
+
+        Raises:
+            UsageError: so it is.
+        """
+        asked = FORMATS[self.format] if self.format else None
+        if target == STREAM:
+            chosen: Format = asked or FORMATS["png"]
+        else:
+            chosen = written_as(target, small=small)
+        if asked not in (None, chosen):
+            raise UsageError(f"{target} is named as a {chosen.name}, but --format asks for {self.format}")
+        if self.quality is not None and chosen.quality is None and not self.original_names:
+            raise UsageError(f"--quality: a {chosen.name} loses nothing; --format jpg, webp, avif and jxl can")
+        try:
+            chosen.options(self.quality, small=small)
+        except UsageError as error:
+            raise UsageError(f"{target}: {error}") from None
+        plugin(chosen.kind)
+
     def target(self, source: Input, name: str, *, many: bool) -> Path:
-        """Where the result of one input goes; `name` is what it is called by default."""
+        """Where the result of one input goes; `name` is what it is called, unless -o names a file."""
         if self.output is None:
             return STREAM if source.path == STREAM else source.path.with_name(name)
         output = to_path(self.output)
         if many and output == STREAM:
             raise UsageError("standard output takes one picture, not a folder or several: expected a directory")
-        if many and output.suffix.lower() in SUFFIXES and not is_directory(output):
+        if many and is_written(output) and not is_directory(output):
             raise UsageError(f"-o {self.output} names one file, for a folder or several inputs: expected a directory")
-        if many or self.output.endswith(("/", os.sep)) or is_directory(output):
+        if many or self.original_names or self.output.endswith(("/", os.sep)) or is_directory(output):
             return output.joinpath(*source.place.parts, name)
         return output
 
@@ -153,8 +194,9 @@ def plan_downscale(
         return Job(source.path, tuple(targets), _pixels(source), together=keep_latent, one_of=bool(smaller or copy))
 
     def target(source: Input, ending: str, factor: int) -> Path:
-        found = outputs.target(source, f"{source.path.stem}{ending}_down{factor}.png", many=_are_many(inputs))
-        _check_format(found, small=True)
+        called = outputs.called("{stem}_down{scale}{suffix}", f"{source.path.stem}{ending}", factor)
+        found = outputs.target(source, called, many=_are_many(inputs))
+        outputs.require_format(found, small=True)
         if keep_latent and found == STREAM:
             raise UsageError("--keep-latent needs a file for the small picture, not standard output")
         return found
@@ -182,16 +224,34 @@ def plan_upscale(
             return Outcome(source.path, "skipped", Code.NO_RECORD, reason)
         factor = record.scale if record else scale or 4
         stem = source.path.stem.removesuffix(f"_down{factor}")
-        target = outputs.target(source, f"{stem}{ending}_up{factor}.png", many=_are_many(inputs))
-        _check_format(target, small=False)
+        called = outputs.called("{stem}_up{scale}{suffix}", f"{stem}{ending}", factor)
+        warnings: tuple[str, ...] = ()
+        if outputs.original_names and isinstance(record, Record) and record.name:
+            called = _original_name(record, ending, outputs.format)
+        elif outputs.original_names:
+            warnings = (f"its original's name is not known: named {called}",)
+        target = outputs.target(source, called, many=_are_many(inputs))
+        outputs.require_format(target, small=False)
         if target == STREAM and samples > 1:
             raise UsageError("standard output takes one picture: --samples and --spread need files")
         endings = [f"_{sample + 1}" for sample in range(samples)] if samples > 1 else [""]
         endings += ["_spread"] if spread else []
         targets = tuple(target.with_name(f"{target.stem}{ending}{target.suffix}") for ending in endings)
-        return Job(source.path, targets, _pixels(source) * factor**2)
+        return Job(source.path, targets, _pixels(source) * factor**2, warnings=warnings)
 
     return _planned(inputs, decide)
+
+
+def _original_name(record: Record, ending: str, format_name: FormatName | None) -> str:
+    """The original's name, in its format where we write that, else as a PNG, which loses nothing."""
+    name = Path(record.name)
+    suffix = name.suffix
+    if format_name:
+        suffix = FORMATS[format_name].suffixes[0]
+    elif not is_written(name):
+        by_format = (known.suffixes[0] for known in FORMATS.values() if known.kind.lower() == record.format)
+        suffix = next(by_format, ".png")
+    return f"{without_suffix(name)}{ending}{suffix}"
 
 
 def _are_many(inputs: Sequence[Input]) -> bool:
@@ -201,11 +261,6 @@ def _are_many(inputs: Sequence[Input]) -> bool:
 def _pixels(source: Input) -> int:
     height, width = source.header.size if source.header else (0, 0)
     return height * width
-
-
-def _check_format(target: Path, *, small: bool) -> None:
-    if target != STREAM:
-        output_format(target, small=small)
 
 
 def _planned(inputs: Sequence[Input], decide: Callable[[Input, str], Job | Outcome]) -> list[Job | Outcome]:
@@ -234,7 +289,8 @@ def _planned(inputs: Sequence[Input], decide: Callable[[Input, str], Job | Outco
             if isinstance(another, Job) and in_use(another):
                 plan[number] = Outcome(source.path, "failed", Code.NAME_TAKEN, f"{reason}: give this one another -o")
             elif isinstance(another, Job):
-                plan[number] = replace(another, warnings=(f"named {another.targets[0].name}, since {reason}",))
+                told = f"named {another.targets[0].name}, since {reason}"
+                plan[number] = replace(another, warnings=(*another.warnings, told))
         if isinstance(item := plan[number], Job):
             users.update((identity(target), f"what {source.path} becomes") for target in item.targets)
     return plan
@@ -244,9 +300,8 @@ def _attempt(source: Input, decide: Callable[[Input, str], Job | Outcome], endin
     """What is decided on an input; whatever goes wrong, but for the command line, is its failure alone."""
     if source.missing:
         return Outcome(source.path, "failed", Code.MISSING, source.missing)
-    suffix = source.path.suffix.lower()
-    if suffix in FOREIGN and not source.named:
-        return Outcome(source.path, "skipped", Code.UNSUPPORTED, f"irn does not read {suffix}")
+    if not source.named and (reason := unreadable(source.path)):
+        return Outcome(source.path, "skipped", Code.UNSUPPORTED, reason)
     try:
         return decide(source, ending)
     except UsageError:
