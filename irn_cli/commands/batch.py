@@ -1,0 +1,164 @@
+"""What `downscale` and `upscale` share: inputs and outputs, and a plan worked through and shown."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from irn_cli.commands.options import NAME, Runner, argument, debugging, section, wait_asleep
+from irn_cli.errors import InputError, UsageError, one_line
+from irn_cli.streams import standard_input, standard_output
+
+if TYPE_CHECKING:
+    from irn_cli.batch.line import Events
+    from irn_cli.batch.plan import Existing, Job, Outcome, Outputs
+    from irn_cli.batch.work import Work
+    from irn_cli.inputs import Input
+
+
+_inputs = section("Inputs")
+_outputs = section("Outputs")
+_messages = section("Messages")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(Runner):
+    """Options that `downscale` and `upscale` share."""
+
+    sources: tuple[str, ...] = argument(nargs=-1, type=NAME, metavar="SRC...")
+    output: str | None = _outputs("-o", "--output", type=NAME, metavar="OUT", show_default="beside SRC",
+        help="A file for one input, a directory for more; - is standard output.")  # fmt: skip
+    force: bool = _outputs("--force", is_flag=True, help="Replace existing files.")
+    skip_existing: bool = _outputs("--skip-existing", is_flag=True, help="Skip inputs whose outputs exist.")
+    update: bool = _outputs("--update", is_flag=True,
+        help="The same, but renew outputs that are older than their inputs.")  # fmt: skip
+    name: str | None = _outputs("--name", metavar="TEMPLATE",
+        help="What each result is called; {stem}, {scale} and {suffix} are filled in.")  # fmt: skip
+    strip: bool = _outputs("--strip", is_flag=True,
+        help="Leave out EXIF, XMP, colour profile, resolution and the original's name.")  # fmt: skip
+    files_from: str | None = _inputs("--files-from", type=NAME, metavar="FILE",
+        help="Read more inputs from FILE, one per line; - is standard input.")  # fmt: skip
+    zeros: bool = _inputs("-0", "--null", is_flag=True, help="Names in --files-from end with a zero byte.")
+    shard: str | None = _inputs("--shard", metavar="I/N|slurm",
+        help="Take the I-th of N shares of the inputs; slurm reads both from a job array's task.")  # fmt: skip
+    max_pixels: int = _inputs("--max-pixels", type=click.IntRange(1), default=500_000_000, metavar="N",
+        help="Refuse larger pictures.")  # fmt: skip
+    as_json: bool = _messages("--json", is_flag=True, help="Print one JSON object per picture on standard output.")
+    quiet: bool = _messages("-q", "--quiet", is_flag=True, help="Show only warnings and failures.")
+    verbose: bool = _messages("-v", "--verbose", is_flag=True, help="Name each picture that is skipped, too.")
+    dry_run: bool = _messages("--dry-run", is_flag=True,
+        help="Write nothing; say how much there is to do, and how long it takes, from a measured second.")  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sources and not self.files_from:
+            raise click.UsageError("Missing argument 'SRC...'.")
+        if "-" in self.sources and self.files_from == "-":
+            raise UsageError("standard input cannot be both a picture and the list of --files-from")
+        if self.as_json and (self.output == "-" or (self.output is None and "-" in self.sources)):
+            raise UsageError("standard output cannot take both a picture and --json; -o names a file")
+        if self.force + self.skip_existing + self.update > 1:
+            raise UsageError("--force, --skip-existing and --update exclude each other")
+        if self.quiet and self.verbose:
+            raise UsageError("--quiet and --verbose exclude each other")
+        if self.output == "":
+            raise UsageError("-o '': expected a file or a directory")
+        if self.as_json or self.output == "-":
+            standard_output()
+
+    def outputs(self) -> "Outputs":
+        from irn_cli.batch.plan import Outputs
+
+        chosen: dict[Existing, bool] = {"replace": self.force, "skip": self.skip_existing, "update": self.update}
+        existing: Existing = next((existing for existing, asked in chosen.items() if asked), "refuse")
+        return Outputs(self.output, existing, name=self.name)
+
+
+def find_inputs(options: Batch) -> "list[Input]":
+    """The inputs that a command line means."""
+    from irn_cli.inputs import find_pictures, read_list
+    from irn_cli.paths import open_file, to_path
+
+    listed: list[str] = []
+    if options.files_from == "-":
+        listed = read_list(standard_input(), zeros=options.zeros)
+    elif options.files_from:
+        try:
+            with open_file(to_path(options.files_from)) as stream:
+                listed = read_list(stream, zeros=options.zeros)
+        except OSError as error:
+            raise InputError(f"cannot read {options.files_from}: {error.strerror}") from error
+    return find_pictures(options.sources, listed)
+
+
+def run_plan(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: Batch) -> int:
+    """Work through a plan and show it; the exit status. Torch is loaded only where there is something left to do."""
+    from irn_cli.batch.plan import Job, Outcome, decide, share
+    from irn_cli.batch.progress import follow
+    from irn_cli.inputs import parse_shard
+
+    if options.shard:
+        plan = share(plan, *parse_shard(options.shard, os.environ))
+    plan = decide(plan, options.outputs())
+    if options.dry_run:
+        return _forecast(plan, work, options)
+    pixels = {item.source: item.pixels for item in plan if isinstance(item, Job)}
+    events = _events(plan, work, options) if pixels else (item for item in plan if isinstance(item, Outcome))
+    return follow(
+        events,
+        len(plan),
+        pixels=pixels,
+        quiet=options.quiet,
+        verbose=options.verbose,
+        as_json=options.as_json,
+        debug=debugging(),
+    )
+
+
+def _events(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: Batch) -> "Events":
+    """What happens while a plan is worked through, here or on a cluster."""
+    if cluster := options.cluster():
+        from irn_cli.batch.cluster import run_on_cluster
+
+        common: dict[str, Any] = {"strip": options.strip, "max_pixels": options.max_pixels}
+        return run_on_cluster(plan, work, options.outputs(), cluster, **common)
+    return _line(work, options)(plan, outputs=options.outputs())
+
+
+def _line(work: "Callable[[], Work]", options: Batch) -> "Callable[..., Events]":
+    """What works through a plan on this machine."""
+    wait_asleep()
+    import torch
+
+    from irn_cli.batch.line import run
+    from irn_cli.device import resolve_device, tune_allocator
+    from irn_cli.threads import set_threads
+
+    set_threads(options.threads)
+    tune_allocator()
+    # Small pictures have a core each; a GPU is one, and --memory is said of one picture's network.
+    several = not options.memory and resolve_device(options.device).type == "cpu"
+    at_once = torch.get_num_threads() if several else 1
+    return partial(run, work=work(), at_once=at_once, strip=options.strip, max_pixels=options.max_pixels)
+
+
+def _forecast(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: Batch) -> int:
+    """Say what a plan would do, and take; the exit status."""
+    from irn_cli.batch.estimate import count, describe, estimate
+    from irn_cli.batch.plan import Job, Outcome, Outputs
+
+    jobs = [item for item in plan if isinstance(item, Job)]
+    failed = [item for item in plan if isinstance(item, Outcome) and item.status == "failed"]
+    for outcome in failed:
+        click.echo(one_line(f"{outcome.source}: failed: {outcome.reason}"), err=True)
+    estimated = estimate(jobs, partial(_line(work, options), outputs=Outputs())) if jobs else None
+    if options.as_json:
+        click.echo(json.dumps(count(plan, estimated)))
+    else:
+        for line in describe(plan, estimated):
+            click.echo(line)
+    return 1 if failed else 0
