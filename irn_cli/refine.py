@@ -119,8 +119,9 @@ def find_better(
     for iteration in range(iterations):
         if told:
             told(Refinement(iteration, before, after))
-        descent.move(pull_back(x))
+        gradient = pull_back(x)
         del x  # as large as the picture in float32, and the next is made in its place
+        descent.move(gradient)
         rails.hold(descent.levels)
         tried, last = rounded(descent.levels), found
         x, found = judge(tried)

@@ -326,7 +326,8 @@ class Rescaler:
         def pull_back(x: Tensor) -> Tensor:
             give_back()
             _, found = gradient.pull_back(x, residual(x, pixels, corner, grey=grey), next(stages))
-            return found[inside][..., :3]  # what a border copies counts at its own place only: exact is not needed
+            # What a border copies counts at its own place only: exact is not needed. A copy lets go of the whole map.
+            return found[inside][..., :3].clone()
 
         rails = Rails(small, _rounded(bicubic_small(pixels, self.scale, self._device)))
         return find_better(
