@@ -83,6 +83,9 @@ def test_header_run_and_card(install: Callable[..., Result], tmp_path: Path) -> 
     row = json.loads((tmp_path / "eval.json").read_text())["summary"][0]
     assert info.notes["scores_Set5"].startswith(f"{row['psnr_y']:.2f} dB / {row['ssim_y']:.4f} on Y, mean of 2 draws")
     assert load_model(room / "irn-x4.safetensors").name == "irn-x4"
+    assert info.temperatures == (1, 1)
+    install("--temperatures", "0.05", "1")
+    assert read_info(room / "irn-x4.safetensors").temperatures == (0.05, 1)
 
     kept = room / "runs" / "irn-x4"
     assert sorted(path.name for path in kept.iterdir()) == [

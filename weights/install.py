@@ -46,11 +46,24 @@ ROWS = 300  # of the log are kept, beside all validations
     multiple=True,
     help="A table of the training pictures, with a column `licence`.",
 )
+@click.option(
+    "--temperatures",
+    type=(float, float),
+    metavar="LOW HIGH",
+    show_default="what they were trained for",
+    help="Between which they were found to restore well; `irn upscale` tells of others.",
+)
 @click.option("--licence", default="Apache-2.0", help="The weights' own.")
 @click.option("--room", type=click.Path(path_type=Path), default=Path(__file__).parent, help="Where to install.")
 def install(
-    run: Path, name: str, evaluation: Path, sources: tuple[Path, ...], licence: str, room: Path
-) -> None:  # fmt: skip
+    run: Path,
+    name: str,
+    evaluation: Path,
+    sources: tuple[Path, ...],
+    temperatures: tuple[float, float] | None,
+    licence: str,
+    room: Path,
+) -> None:
     """Install RUN's weights as NAME, with header, run and card."""
     try:
         found = json.loads(evaluation.read_text(encoding="utf-8"))
@@ -65,6 +78,7 @@ def install(
         notes |= {f"scores_{row['dataset']}": _score_note(row, found) for row in _rows(found, method["name"])}
         target = room / f"{name}.safetensors"
         model.revision = _next_revision(target, model)
+        model.temperatures = temperatures or model.temperatures
         save_model(target, model, notes=notes, overwrite=True)
         for file, content in kept.items():
             with atomic_write(room / "runs" / name / file, overwrite=True) as stream:
