@@ -215,8 +215,8 @@ def find_weights(source: str | os.PathLike[str]) -> Path:
 
 
 def find_by_hash(wanted: str) -> Path | None:
-    """Find the weights whose hash is `wanted` among those that `list_weights` finds."""
-    return next((info.path for info in list_weights() if info.hash == wanted), None)
+    """Find the weights whose hash is, or begins with, `wanted` among those that `list_weights` finds."""
+    return next((info.path for info in list_weights() if info.hash.startswith(wanted)), None)
 
 
 def list_weights() -> list[WeightsInfo]:

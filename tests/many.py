@@ -58,7 +58,8 @@ def _bytes(suffix: str, content: bytes) -> Callable[[Path, random.Random], Path]
 
 def _cut(stem: Path, draw: random.Random) -> Path:
     path = _saver(draw.choice([".png", ".jpg", ".webp"]))(stem, draw)
-    path.write_bytes(path.read_bytes()[:80])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
     return path
 
 

@@ -266,6 +266,25 @@ def test_verification(run: Run) -> None:
     assert files() == ["a.png"]
 
 
+def test_a_stripped_small_picture_is_restored_by_its_mark(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("irn_cli.mark.LEAST", 1 << 14)
+    Path("in").mkdir()
+    photo("in/a.png", 255, 258)
+    ended(run("downscale in -s 2 -o out"), 0)
+    ended(run("upscale out/a_down2.png -o a.png"), 0)
+    small = read("out/a_down2.png")
+    Image.fromarray(small.pixels).save("a_down2.png")
+    told = "a_down2.png: warning: its record was stripped: restored as the mark in its pixels says\n"
+    ended(run("upscale a_down2.png"), 0, told=told)
+    assert np.array_equal(read("a_up2.png").pixels, read("a.png").pixels)
+    ended(run("upscale a_down2.png -s 4 --force"), 1, told="irn made it 2 times smaller, not 4")
+    ended(run("downscale in -s 2 -o plain --no-mark"), 0)
+    plain = read("plain/a_down2.png")
+    assert 10 < np.count_nonzero(plain.pixels != small.pixels) <= 64
+    Image.fromarray(plain.pixels).save("b_down2.png")
+    ended(run("upscale b_down2.png"), 1, told="no usable record of irn")
+
+
 @pytest.mark.parametrize("command", ["downscale in", "upscale in -s 2"])
 def test_a_dry_run_writes_nothing_and_foretells(run: Run, command: str) -> None:
     for number in range(6):

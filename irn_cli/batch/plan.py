@@ -1,6 +1,7 @@
 """What each input of a batch becomes: a job to do, or an outcome where that is clear before anything runs."""
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -222,7 +223,7 @@ def plan_upscale(
         if source.header and not record and not source.header.damaged and not scale and not source.named:
             reason = "no record of irn: foreign, or stripped; --scale and --size restore it anyway"
             return Outcome(source.path, "skipped", Code.NO_RECORD, reason)
-        factor = record.scale if record else scale or 4
+        factor = record.scale if record else scale or _named_factor(source.path) or 4
         stem = source.path.stem.removesuffix(f"_down{factor}")
         called = outputs.called("{stem}_up{scale}{suffix}", f"{stem}{ending}", factor)
         warnings: tuple[str, ...] = ()
@@ -252,6 +253,12 @@ def _original_name(record: Record, ending: str, format_name: FormatName | None) 
         by_format = (known.suffixes[0] for known in FORMATS.values() if known.kind.lower() == record.format)
         suffix = next(by_format, ".png")
     return f"{without_suffix(name)}{ending}{suffix}"
+
+
+def _named_factor(path: Path) -> int | None:
+    """How many times smaller a picture is by its name."""
+    found = re.search(r"_down([248])$", path.stem)
+    return int(found[1]) if found else None
 
 
 def _are_many(inputs: Sequence[Input]) -> bool:

@@ -9,15 +9,16 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from irn_cli import mark
 from irn_cli.batch.plan import Job, Result, Skip
 from irn_cli.engine import Progress
 from irn_cli.errors import Code, InputError, UsageError, WeightsError
 from irn_cli.latent import latent_path, read_latent
 from irn_cli.paths import is_file
 from irn_cli.picture import Picture, Refinement
-from irn_cli.record import Record
+from irn_cli.record import Record, Restored, hash_pixels
 from irn_cli.rescale import BorderChoice, OnArtifact, Pixels, Rescaler
-from irn_cli.weights import DEFAULT_MODELS, find_by_hash
+from irn_cli.weights import DEFAULT_MODELS, find_by_hash, read_info
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,7 @@ class Downscaler:
     refine: int = 0
     verify: bool = False
     min_psnr: float | None = None  # dB on Y; a picture that restores worse is not written
+    mark: bool = False  # put one into the pixels, for where the record is lost; not beside a latent, which is exact
     keep: bool = False  # one that restores worse is written all the same, with a warning
 
     def __call__(self, job: Job, picture: Picture, report: Report) -> Iterator[Product | Result]:
@@ -82,6 +84,8 @@ class Downscaler:
             progress=_part(progress, 0, 2 if verify else 1),
             refining=refining,
         )
+        if self.mark and not self.keep_latent:
+            small = mark.put(small)
         result = Result(output_size=small.size[::-1], warnings=small.warnings)
         if small.refinement:
             before, after = small.refinement.before, small.refinement.after
@@ -175,6 +179,8 @@ class Upscaler:
         beside = latent_path(job.source)
         if self.latent or (not self.draw and self.samples == 1 and is_file(beside)):
             picture = replace(picture, latent=read_latent(self.latent or beside))
+        if not (self.size or isinstance(picture.record, Record | Restored)):
+            picture = _as_marked(picture)
         scaler = self._scaler(picture)
         if self.size:
             picture = _with_size(picture, self.size, scaler)
@@ -213,6 +219,28 @@ class Upscaler:
         if scaler.scale != scale:
             raise UsageError(f"{scaler.model.name} makes pictures {scaler.scale} times larger, not {scale}")
         return scaler
+
+
+def _as_marked(picture: Picture) -> Picture:
+    """A picture without a record, with what its mark says, if it has one."""
+    found = mark.find(picture)
+    if found is None:
+        return picture
+    path = find_by_hash(found.weights)
+    info = read_info(path) if path else None
+    height, width = found.size
+    record = Record(
+        scale=found.scale,
+        width=width,
+        height=height,
+        mode=found.mode,
+        model=info.name if info else "unknown weights",
+        revision=info.revision if info else "",
+        weights=info.hash if info else found.weights.ljust(64, "0"),
+        pixels=hash_pixels(picture.pixels),
+    )
+    told = "its record was stripped: restored as the mark in its pixels says"
+    return replace(picture, record=record, warnings=(*picture.warnings, told))
 
 
 def _with_size(picture: Picture, size: tuple[int, int], scaler: Rescaler) -> Picture:

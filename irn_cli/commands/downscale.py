@@ -40,6 +40,9 @@ class _Downscale(Batch):
     keep_latent: bool = _outputs("--keep-latent", is_flag=True,
         help="Also write what the small picture cannot hold: with it the original comes back bit for bit. It takes "
              "about 6 bytes per pixel of the original, more than the original as a PNG.")  # fmt: skip
+    no_mark: bool = _outputs("--no-mark", is_flag=True,
+        help="Leave out the mark in the lowest bits of 64 pixels, which restores a small picture that has lost its "
+             "record.")  # fmt: skip
     on_artifact: Literal["warn", "fail", "bicubic"] = _checks("--on-artifact",
         type=click.Choice(["warn", "fail", "bicubic"]), default="warn",
         help="What to do about coloured blotches in the small picture; bicubic blends them away.")  # fmt: skip
@@ -118,6 +121,7 @@ def _downscaler(options: _Downscale) -> "Work":
         Downscaler(
             scaler=Rescaler(load_model(name), options.device, options.precision, options.memory),
             keep_latent=options.keep_latent,
+            mark=not options.no_mark,
             on_artifact=options.on_artifact,
             border=options.border,
             refine=options.refine,
