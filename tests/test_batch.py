@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,36 @@ def test_an_interruption_tells_what_was_finished_all_the_same(
                 seen.append(event)
     assert [(outcome.source, outcome.status) for outcome in seen] == [(plan[0].source, "done")]
     assert list(tmp_path.glob("*_out.png")) == [plan[0].targets[0]]
+
+
+def test_what_waits_to_be_written_when_a_batch_ends_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, interrupted = threading.Semaphore(0), threading.Event()
+
+    def one_writer(threads: int, name: str, *arguments: Any) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1 if name == "irn-write" else threads, name, *arguments)
+
+    def slow(*arguments: Any, **options: Any) -> tuple[str, ...]:
+        assert interrupted.wait(30)
+        return write(*arguments, **options)
+
+    def work(job: Job, picture: Picture, progress: Progress) -> Iterator[Product | Result]:
+        yield Product(job.targets[0], picture)
+        made.release()
+
+    monkeypatch.setattr("irn_cli.batch.line.ThreadPoolExecutor", one_writer)
+    monkeypatch.setattr("irn_cli.batch.line.write", slow)
+    plan = jobs(tmp_path, 3, 12 * 16)
+    events = run(plan, work, Outputs(), at_once=3)
+    next(events)
+    for _ in plan:
+        assert made.acquire(timeout=30)
+    threading.Timer(0.3, interrupted.set).start()
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        seen.append(events.throw(KeyboardInterrupt))
+        seen.extend(events)
+    assert [(outcome.source, outcome.status) for outcome in seen] == [(job.source, "done") for job in plan]
+    assert all(job.targets[0].exists() for job in plan)
 
 
 def test_large_pictures_tell_how_far_they_are(tmp_path: Path) -> None:

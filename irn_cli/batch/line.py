@@ -134,10 +134,11 @@ class _Line:
                 yield flight.outcome()
 
     def stop(self) -> None:
-        """Begin nothing more, and end what is under way; what is being written is finished."""
+        """Begin nothing more, and end what is under way; what is being written, or is about to be, is finished."""
         self._stopped.set()
-        for pool in (self._network, self._small, self._reader, self._writers):  # each may hand on to the next
+        for pool in (self._network, self._small, self._reader):  # each may hand on to the next
             pool.shutdown(cancel_futures=True)
+        self._writers.shutdown()
         # A thread's own setting is also what torch gives to threads that start later: put back the caller's.
         torch.set_num_threads(torch.get_num_threads())
 
