@@ -55,7 +55,10 @@ def test_what_is_written_is_read(record: Record | Restored) -> None:
 @given(records, st.dictionaries(names, st.integers() | st.none() | st.text()))
 def test_fields_of_a_later_version_are_passed_over(record: Record, more: dict[str, object]) -> None:
     fields = json.loads(to_text(record))
-    assert from_text(json.dumps({**more, **fields})) == record
+    later = {
+        name: value for name, value in more.items() if name not in {one.name for one in dataclasses.fields(record)}
+    }
+    assert from_text(json.dumps({**later, **fields})) == record
 
 
 json_values = st.recursive(
