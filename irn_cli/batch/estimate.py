@@ -91,7 +91,7 @@ def count(plan: Sequence[Job | Outcome], estimated: Estimate | None) -> dict[str
         "existing": len(existing),
         "skipped": others.count("skipped"),
         "failed": others.count("failed"),
-        "seconds": round(estimated.seconds, 1) if estimated else None,
+        "seconds": round(estimated.seconds, 3) if estimated else None,
         "output_bytes": estimated.output_bytes if estimated else None,
     }
 
