@@ -12,7 +12,7 @@ _outputs = section("Outputs")
 
 @click.group(cls=Group)
 def weights() -> None:
-    """List, show and import pretrained weights.
+    """List, show, pull and import pretrained weights.
 
     \b
     Example:
