@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from irn_cli.resize import bicubic_large
 
 Alpha = NDArray[np.uint8]
+_QUARTERS = [(slice(row, None, 2), slice(column, None, 2)) for row in (0, 1) for column in (0, 1)]  # of 2x2 pixels
 
 
 def fill_hidden(pixels: NDArray[np.uint8], alpha: Alpha | None) -> NDArray[np.uint8]:
@@ -40,19 +41,17 @@ def _filled(pixels: NDArray[np.uint8], known: NDArray[np.bool_]) -> NDArray[np.u
     shape = -(-height // 2), -(-width // 2)
     count = np.zeros(shape, np.uint8)
     total = np.zeros((*shape, 3), np.uint16)
-    for row in (0, 1):
-        for column in (0, 1):
-            there = known[row::2, column::2]
-            h, w = there.shape
-            count[:h, :w] += there
-            total[:h, :w] += pixels[row::2, column::2] * there[..., None]
+    for quarter in _QUARTERS:
+        there = known[quarter]
+        h, w = there.shape
+        count[:h, :w] += there
+        total[:h, :w] += pixels[quarter] * there[..., None]
     coarse = _filled((total // np.maximum(count, 1)[..., None]).astype(np.uint8), count > 0)
     filled = pixels.copy()
-    for row in (0, 1):
-        for column in (0, 1):
-            hidden = ~known[row::2, column::2]
-            h, w = hidden.shape
-            filled[row::2, column::2][hidden] = coarse[:h, :w][hidden]
+    for quarter in _QUARTERS:
+        hidden = ~known[quarter]
+        h, w = hidden.shape
+        filled[quarter][hidden] = coarse[:h, :w][hidden]
     return filled
 
 

@@ -1,4 +1,4 @@
-"""What workers on a cluster do in `test_ray.py`; a module of its own, for they import it."""
+"""What workers on a cluster do in `test_ray.py` and `test_cluster.py`; a module of its own, for Ray's import it."""
 
 import os
 import signal
@@ -36,26 +36,18 @@ def load_nothing() -> Callable[[int, Callable[[], bool]], int]:
 
 
 def copy(job: Job, picture: Picture, progress: Progress) -> Iterator[Product | Result]:
-    """Write the picture as it is; where `killer` is its name, kill the worker."""
+    """Write the picture as it is; where its name is `killer`, kill the worker; where it begins with `slow`, take ten minutes."""
     if job.source.stem == "killer":
         os.kill(os.getpid(), signal.SIGKILL)
+    if job.source.stem.startswith("slow"):
+        Path("begun").touch()
+        until = time.monotonic() + 600
+        while time.monotonic() < until:
+            time.sleep(0.02)
+            progress(0.5)
     yield Result(output_size=picture.size[::-1])
     yield Product(job.targets[0], picture)
 
 
 def load_copy() -> Work:
     return copy
-
-
-def load_slow_copy() -> Work:
-    """Work that tells when it has begun, takes ten minutes, and reports its progress meanwhile."""
-
-    def slow(job: Job, picture: Picture, progress: Progress) -> Iterator[Product | Result]:
-        Path("begun").touch()
-        until = time.monotonic() + 600
-        while time.monotonic() < until:
-            time.sleep(0.02)
-            progress(0.5)
-        yield Product(job.targets[0], picture)
-
-    return slow

@@ -8,7 +8,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import Pipe
@@ -23,18 +23,17 @@ from click.testing import CliRunner
 from irn_cli import cluster as cluster_module
 from irn_cli import ray_driver
 from irn_cli.batch.cluster import run_on_cluster
-from irn_cli.batch.plan import Job, Outcome, Outputs, Result
+from irn_cli.batch.plan import Job, Outcome, Outputs
 from irn_cli.batch.progress import follow
-from irn_cli.batch.work import Product
 from irn_cli.cli import irn
 from irn_cli.cluster import Cluster, Lost, Setup, WorkersChanged, run_jobs
-from irn_cli.engine import Progress
 from irn_cli.errors import Code, IrnError, OutputError, UsageError
 from irn_cli.image import write
 from irn_cli.picture import Picture
 from irn_cli.ray_driver import Dispatcher, Worker
 from irn_cli.weights import save_model
 from tests.helpers import make_tiny_model, photo_like
+from tests.ray_work import load_copy, load_double, load_nothing
 
 exceptions = pytest.importorskip("ray.exceptions", reason="Ray is not installed: pip install 'irn-cli[ray]'")
 
@@ -135,20 +134,6 @@ def _threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, deaths: list[Excep
     torch.set_num_threads(threads)
 
 
-def double(job: int, stopped: Callable[[], bool]) -> int:
-    if job == 9:
-        raise ValueError("nine")
-    return 2 * job
-
-
-def load_double() -> Callable[[int, Callable[[], bool]], int]:
-    return double
-
-
-def load_nothing() -> Callable[[int, Callable[[], bool]], int]:
-    raise IrnError("no weights on this node")
-
-
 def test_a_death_costs_one_job() -> None:
     events = list(run_jobs(Cluster(), load_double, range(40)))
     results = dict(event for event in events if not isinstance(event, WorkersChanged))
@@ -194,18 +179,6 @@ def pictures(place: Path, count: int) -> list[Path]:
     for number in range(count):
         write(place / f"{number:02}.png", Picture(photo_like(20 + number % 3, 24, number)))
     return sorted(place.iterdir())
-
-
-def copy(job: Job, picture: Picture, progress: Progress) -> Iterator[Any]:
-    while job.source.stem == "slow":
-        time.sleep(0.01)
-        progress(0.5)
-    yield Result(output_size=picture.size[::-1])
-    yield Product(job.targets[0], picture)
-
-
-def load_copy() -> Callable[..., Iterator[Any]]:
-    return copy
 
 
 def test_a_batch_loses_nothing_and_does_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:

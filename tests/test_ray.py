@@ -230,20 +230,20 @@ def test_a_lost_head_node_ends_the_batch_in_one_line(nodes: Nodes) -> None:
     assert time.monotonic() - begin < 60
 
 
-SLOW = """
+COPY = """
 import sys
 from pathlib import Path
 from irn_cli.batch.cluster import run_on_cluster
 from irn_cli.batch.plan import Job, Outputs
 from irn_cli.cluster import Cluster
 from irn_cli.cli import irn, main
-from tests.ray_work import load_slow_copy
+from tests.ray_work import load_copy
 
-def slow(plan, load_work, *arguments, **options):
-    return run_on_cluster(plan, load_slow_copy, *arguments, **options)
+def copy(plan, load_work, *arguments, **options):
+    return run_on_cluster(plan, load_copy, *arguments, **options)
 
 import irn_cli.batch.cluster
-irn_cli.batch.cluster.run_on_cluster = slow
+irn_cli.batch.cluster.run_on_cluster = copy
 main()
 """
 
@@ -268,9 +268,10 @@ def started_by(process: "subprocess.Popen[str]") -> dict[int, str]:
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="processes are found through /proc")
 def test_ctrl_c_ends_workers_and_ray_and_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(tmp_path / "weights" / "irn-x4.safetensors", make_tiny_model(4))
-    pictures(tmp_path / "photos", 3)
+    for path in pictures(tmp_path / "photos", 3):
+        path.rename(path.with_name(f"slow{path.name}"))
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, "downscale", "photos", "-o", "small", "--runner", "ray", "--workers", "1"],
+        [sys.executable, "-c", COPY, "downscale", "photos", "-o", "small", "--runner", "ray", "--workers", "1"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "IRN_WEIGHTS": str(tmp_path / "weights"), "RAY_ADDRESS": ""},
         stderr=subprocess.PIPE,

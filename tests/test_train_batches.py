@@ -23,6 +23,13 @@ def sampled(places: torch.Tensor, *, flips: bool, turns: bool) -> Sampler:
     return Sampler(places, recipe)
 
 
+def oriented(picture: torch.Tensor, orientation: int) -> torch.Tensor:
+    """A picture (3, H, W), turned and mirrored as a crop is."""
+    if orientation & 4:
+        picture = picture.transpose(1, 2)
+    return picture.flip([axis for axis, bit in ((2, 1), (1, 2)) if orientation & bit])
+
+
 def test_each_epoch_takes_every_picture_once_and_corners_are_multiples_of_the_scale() -> None:
     places = torch.tensor([[0, 64, 64], [4096, 32, 64], [6144, 64, 48], [9216, 32, 32], [10240, 100, 36]])
     sampler = sampled(places, flips=True, turns=True)
@@ -52,16 +59,9 @@ def test_neighbouring_seeds_are_far_apart() -> None:
 @pytest.mark.parametrize("orientation", range(8))
 def test_crops_are_slices_mirrored_and_turned(orientation: int) -> None:
     pictures = one_picture(40, 56)
-    whole = pictures.pixels.view(40, 56, 3)
-    wanted = whole[8:24, 32:48]
-    if orientation & 4:
-        wanted = wanted.transpose(0, 1)
-    if orientation & 1:
-        wanted = wanted.flip(1)
-    if orientation & 2:
-        wanted = wanted.flip(0)
+    whole = pictures.pixels.view(40, 56, 3).permute(2, 0, 1)
     crop = gather(pictures.pixels, torch.tensor([[0, 40, 56, 8, 32, orientation]]), 16, 0)
-    assert torch.equal(crop[0], wanted)
+    assert torch.equal(crop[0].permute(2, 0, 1), oriented(whole[:, 8:24, 32:48], orientation))
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
@@ -80,13 +80,7 @@ def test_the_guide_of_a_crop_is_a_crop_of_the_whole_pictures_guide(scale: int, o
             x = gather(pictures.pixels, pick, patch, margin).permute(0, 3, 1, 2).float() / 255
             guide = (shrink @ x @ shrink.T)[0, :, 2:-2, 2:-2]
             wanted = small[:, top // scale : top // scale + 4, left // scale : left // scale + 4]
-            if orientation & 4:
-                wanted = wanted.transpose(1, 2)
-            if orientation & 1:
-                wanted = wanted.flip(2)
-            if orientation & 2:
-                wanted = wanted.flip(1)
-            torch.testing.assert_close(guide, wanted, rtol=0, atol=1e-6)
+            torch.testing.assert_close(guide, oriented(wanted, orientation), rtol=0, atol=1e-6)
 
 
 @needs_shared
