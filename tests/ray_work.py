@@ -36,7 +36,7 @@ def load_nothing() -> Callable[[int, Callable[[], bool]], int]:
 
 
 def copy(job: Job, picture: Picture, progress: Progress) -> Iterator[Product | Result]:
-    """Write the picture as it is; where its name is `killer`, kill the worker; where it begins with `slow`, take ten minutes."""
+    """Write the picture as it is; one named `killer` kills the worker, one named `slow...` takes ten minutes."""
     if job.source.stem == "killer":
         os.kill(os.getpid(), signal.SIGKILL)
     if job.source.stem.startswith("slow"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from irn_cli.commands.options import NAME, Runner, argument, debugging, section, wait_asleep
+from irn_cli.commands.options import MAX_PIXELS, NAME, Runner, argument, debugging, section, wait_asleep
 from irn_cli.errors import InputError, UsageError, one_line
 from irn_cli.streams import standard_input, standard_output
 
@@ -45,8 +45,7 @@ class Batch(Runner):
     zeros: bool = _inputs("-0", "--null", is_flag=True, help="Names in --files-from end with a zero byte.")
     shard: str | None = _inputs("--shard", metavar="I/N|slurm",
         help="Take the I-th of N shares of the inputs; slurm reads both from a job array's task.")  # fmt: skip
-    max_pixels: int = _inputs("--max-pixels", type=click.IntRange(1), default=500_000_000, metavar="N",
-        help="Refuse larger pictures.")  # fmt: skip
+    max_pixels: int = _inputs("--max-pixels", **MAX_PIXELS, help="Refuse larger pictures.")
     as_json: bool = _messages("--json", is_flag=True, help="Print one JSON object per picture on standard output.")
     quiet: bool = _messages("-q", "--quiet", is_flag=True, help="Show only warnings and failures.")
     verbose: bool = _messages("-v", "--verbose", is_flag=True, help="Name each picture that is skipped, too.")

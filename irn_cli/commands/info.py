@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import click
 
-from irn_cli.commands.options import NAME, SCALES, argument, command, section
+from irn_cli.commands.options import MAX_PIXELS, NAME, SCALES, argument, command, section
 from irn_cli.errors import one_line
 from irn_cli.streams import standard_output
 
@@ -17,8 +17,7 @@ _messages = section("Messages")
 class _Info:
     sources: tuple[str, ...] = argument(nargs=-1, type=NAME, metavar="SRC...", required=True)
     scale: int = _inputs("-s", "--scale", type=SCALES, default=4, help="How many times smaller they are to be made.")
-    max_pixels: int = _inputs("--max-pixels", type=click.IntRange(1), default=500_000_000, metavar="N",
-        help="Do not decode larger pictures.")  # fmt: skip
+    max_pixels: int = _inputs("--max-pixels", **MAX_PIXELS, help="Do not decode larger pictures.")
     as_json: bool = _messages("--json", is_flag=True, help="Print one JSON object per picture.")
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 NAME = click.Path(readable=False)  # lets names of files be completed; whoever reads one says what is wrong with it
 PATH = click.Path(readable=False, path_type=Path)
 SCALES = click.Choice([2, 4, 8])
+MAX_PIXELS: dict[str, Any] = {  # the default is `image.MAX_PIXELS`, which a test compares: importing Pillow takes time
+    "type": click.IntRange(1), "default": 500_000_000, "metavar": "N",
+}  # fmt: skip
 METRICS: dict[str, Any] = {
     "type": click.Choice(["lpips", "dists", "arniqa"]), "multiple": True,
     "callback": lambda _context, _parameter, names: tuple(dict.fromkeys(names)),
