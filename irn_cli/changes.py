@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from irn_cli.console import wide_console
+from irn_cli.console import plain_table, wide_console
 from irn_cli.errors import InputError
 
 _RESAMPLES = 10_000
@@ -190,11 +189,9 @@ def _remarks(
 def show(comparison: Comparison, console: Console | None = None) -> None:
     """Print the changes as a table, then what else differs; bold where the interval excludes no change at all."""
     console = console or wide_console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("data set", "method", "metric"):
-        table.add_column(name, overflow="fold")
-    for name in ("before", "after", "difference", "95 % interval", "better/worse/equal"):
-        table.add_column(name, justify="right")
+    table = plain_table(
+        ("data set", "method", "metric"), ("before", "after", "difference", "95 % interval", "better/worse/equal")
+    )
     for change in comparison.changes:
         method = change.method if change.method == change.other else f"{change.method} → {change.other}"
         digits = change.digits

@@ -1,9 +1,12 @@
-"""How tables and their figures are printed."""
+"""How tables, their figures and bars are printed."""
 
 import math
 import os
+from collections.abc import Iterable
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 Pair = tuple[float, float | None]  # PSNR, dB, and SSIM
 
@@ -14,6 +17,23 @@ def wide_console(*, stderr: bool = False) -> Console:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 160
     return console
+
+
+def plain_table(names: Iterable[str], figures: Iterable[str]) -> Table:
+    """A table without lines: columns of names, which may be folded, and then of figures."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for name in figures:
+        table.add_column(name, justify="right")
+    return table
+
+
+def counting_bar(*, shown: bool) -> Progress:
+    """A bar on standard error that counts, and goes when all is done; only a terminal gets one."""
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))
 
 
 def show_number(value: float | None, digits: int) -> str:

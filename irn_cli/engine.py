@@ -16,7 +16,6 @@ import math
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 from irn_cli.device import Precision, ieee_float32
 from irn_cli.errors import DeviceError
 from irn_cli.model import IRN, SLOPE, DenseBlock, InvBlock
+from irn_cli.threads import TorchPool
 
 REACH = 5  # pixels that a dense block sees to each side: five 3x3 convolutions
 _ALIGNMENT = 16  # columns: at some odd widths (389) oneDNN's convolutions take twice the time
@@ -508,8 +508,7 @@ class Workers:
 
     def __init__(self, count: int) -> None:
         self.stopped = threading.Event()
-        one = partial(torch.set_num_threads, 1)
-        self._pool = ThreadPoolExecutor(count, "irn-engine", initializer=one) if count else None
+        self._pool = TorchPool(count, "irn-engine") if count else None
 
     def __enter__(self) -> Self:
         return self
@@ -518,11 +517,8 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stopped.set()
-        if self._pool is None:
-            return
-        self._pool.shutdown(cancel_futures=True)
-        # A thread's own setting is also what torch gives to threads that start later: put back the caller's.
-        torch.set_num_threads(torch.get_num_threads())
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
 
     def run(self, work: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
         """Do the work on every part, and yield the results in the parts' order; the first error ends it all."""

@@ -15,8 +15,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +34,7 @@ from irn_cli.methods import Method, Network, Small
 from irn_cli.metrics import METRICS, Metric, crop_border, luma, psnr, ssim
 from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
+from irn_cli.threads import TorchPool
 
 _MOST_WORKERS = 16  # each holds a picture or two in memory
 
@@ -159,7 +159,7 @@ def evaluate(
     sets = [one if isinstance(one, DataSet) else find_data_set(Path(one)) for one in datasets]
     jobs = [(dataset, path) for dataset in sets for path in dataset.pictures]
     workers = workers or max(2, min(torch.get_num_threads(), _MOST_WORKERS))
-    with _pool(workers) as pool:
+    with TorchPool(workers, "irn-evaluate") as pool:
         ahead = deque(pool.submit(load, *job, scale, crop) for job in jobs[:workers])
         behind: deque[Callable[[], Score | Failure]] = deque()  # each waits for a row and gives it
         for number, (dataset, path) in enumerate(jobs, workers):
@@ -178,18 +178,6 @@ def evaluate(
                     yield behind.popleft()()
         while behind:
             yield behind.popleft()()
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[Executor]:
-    """Threads with one of torch's threads each; the caller keeps its own."""
-    pool = ThreadPoolExecutor(workers, "irn-evaluate", initializer=partial(torch.set_num_threads, 1))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        # A thread's own setting is also what torch gives to threads that start later: put back the caller's.
-        torch.set_num_threads(torch.get_num_threads())
 
 
 class _Draw(NamedTuple):

@@ -17,11 +17,9 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
-from irn_cli.console import show_number, wide_console
+from irn_cli.console import counting_bar, plain_table, show_number, wide_console
 from irn_cli.errors import InputError, IrnError, UsageError, one_line
 from irn_cli.image import read
 from irn_cli.inputs import walk
@@ -141,7 +139,7 @@ def _identical(first: Picture, second: Picture) -> bool:
     return np.array_equal(first.pixels, second.pixels) and np.array_equal(a, b)
 
 
-def follow(
+def track(
     rows: Iterable[Likeness | Incomparable], total: int, *, bar: bool = True
 ) -> Iterator[Likeness | Incomparable]:
     """Pass rows on, showing on standard error how far it is and what could not be compared.
@@ -151,9 +149,8 @@ def follow(
         total: how many there will be.
         bar: show how far it is, on a terminal.
     """
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not (bar and console.is_terminal)) as progress:
+    with counting_bar(shown=bar) as progress:
+        console = progress.console
         for row in progress.track(rows, total, description="comparing"):
             if isinstance(row, Incomparable):
                 console.print(Text(f"irn: {one_line(f'{row.name}: {row.error}')}"), soft_wrap=True)
@@ -169,10 +166,7 @@ def to_json(row: Likeness | Incomparable) -> str:
 
 def show(rows: Sequence[Likeness], metrics: Sequence[Metric], console: Console | None = None) -> None:
     """Print a table: a line for each pair and, where there are several, their means."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("picture", overflow="fold")
-    for metric in metrics:
-        table.add_column(metric.label, justify="right")
+    table = plain_table(["picture"], [metric.label for metric in metrics])
     table.add_column("")
     for row in rows:
         cells = (show_number(row.quality[metric.key], metric.digits) for metric in metrics)

@@ -16,13 +16,11 @@ from datetime import datetime
 from importlib.metadata import version
 from typing import Any, Literal
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from irn_cli.cluster import Throughput, WorkersChanged
-from irn_cli.console import Pair, show_number, show_pair, wide_console
+from irn_cli.console import Pair, counting_bar, plain_table, show_number, show_pair, wide_console
 from irn_cli.dataset import DataSet
 from irn_cli.device import resolve_device, resolve_precision
 from irn_cli.errors import one_line
@@ -146,7 +144,7 @@ def protocol(
     }
 
 
-def follow(rows: Iterable[Score | Failure | WorkersChanged], told: dict[str, Any], *, quiet: bool = False) -> Results:
+def collect(rows: Iterable[Score | Failure | WorkersChanged], told: dict[str, Any], *, quiet: bool = False) -> Results:
     """Collect the rows of an evaluation, showing on standard error how far it is and what fails.
 
     Args:
@@ -154,12 +152,10 @@ def follow(rows: Iterable[Score | Failure | WorkersChanged], told: dict[str, Any
         told: what `protocol` gives.
         quiet: show failures only.
     """
-    console = Console(stderr=True)
     scores, failures, throughput = [], [], Throughput()
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     total = sum(dataset["pictures"] for dataset in told["datasets"]) * len(told["methods"])
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
-        task = progress.add_task("measuring", total=total)
+    with counting_bar(shown=not quiet) as progress:
+        console, task = progress.console, progress.add_task("measuring", total=total)
         for row in rows:
             if isinstance(row, WorkersChanged):
                 throughput.update(row)
@@ -333,10 +329,8 @@ def _mean_seconds(rows: Sequence[Summary]) -> float | None:
 
 def _main_table(results: Results) -> Table:
     sets = picture_counts(results)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("method", overflow="fold")
-    for name in ("parameters", "s/picture", *(f"{name} ({pictures})" for name, pictures in sets.items())):
-        table.add_column(name, justify="right")
+    columns = (f"{name} ({pictures})" for name, pictures in sets.items())
+    table = plain_table(["method"], ["parameters", "s/picture", *columns])
     before = "measured"
     for row in comparison(results):
         if row.kind == "published" and before != "published":
@@ -354,21 +348,17 @@ def _main_table(results: Results) -> Table:
 
 
 def _small_table(results: Results) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("method", overflow="fold")
-    table.add_column("data set", overflow="fold")
     further = results.protocol["metrics"][2:]  # PSNR and SSIM on Y are in the table above
     labels = [metric["label"] for metric in further]
-    for name in (*labels, "draws ± dB", "small dB / SSIM", "worst patch", "ΔE, 95 %", "bits/pixel"):
-        table.add_column(name, justify="right")
+    small = ("draws ± dB", "small dB / SSIM", "worst patch", "ΔE, 95 %", "bits/pixel")
+    table = plain_table(["method", "data set"], [*labels, *small])
     for row in results.summary:
-        small = None if row.lr_psnr_y is None else (row.lr_psnr_y, row.lr_ssim_y)
         table.add_row(
             Text(row.method),
             Text(row.dataset),
             *(show_number(row.quality[metric["key"]], metric["digits"]) for metric in further),
             show_number(row.psnr_y_std_over_samples, 4),
-            show_pair(small),
+            show_pair(None if row.lr_psnr_y is None else (row.lr_psnr_y, row.lr_ssim_y)),
             show_number(row.lr_worst_patch, 1),
             show_number(row.lr_delta_e_95, 1),
             show_number(row.bits_per_pixel, 3),

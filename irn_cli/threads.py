@@ -8,7 +8,9 @@ loading it is when the other programs are watched.
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 
 _SHORTEST = 0.2  # seconds: the kernel counts in hundredths
 
@@ -39,6 +41,27 @@ class Cores:
         except (OSError, ValueError, IndexError, AttributeError):
             return None
         return ticks / per_second - sum(os.times()[:4])
+
+
+class TorchPool(ThreadPoolExecutor):
+    """Threads in each of which torch computes with so many of its own; the caller keeps those that it has."""
+
+    def __init__(self, workers: int, name: str, each: int = 1) -> None:
+        import torch
+
+        super().__init__(workers, name, torch.set_num_threads, (each,))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        import torch
+
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        # A thread's own setting is also what torch gives to threads that start later: put back the caller's.
+        torch.set_num_threads(torch.get_num_threads())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown(cancel_futures=True)
 
 
 def set_threads(asked: int | None, cores: Cores | None = None) -> str | None:

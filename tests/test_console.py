@@ -5,7 +5,7 @@ import math
 import pytest
 from rich.console import Console
 
-from irn_cli.console import show_decibels, show_number, show_pair, wide_console
+from irn_cli.console import counting_bar, plain_table, show_decibels, show_number, show_pair, wide_console
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,25 @@ def test_a_terminal_keeps_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Console, "is_terminal", True)
     monkeypatch.delenv("COLUMNS")
     assert wide_console().width == Console().width
+
+
+@pytest.mark.parametrize("folded", [30, 12])
+def test_a_tables_names_are_folded_and_its_figures_stay_whole(folded: int) -> None:
+    table = plain_table(["method"], ["dB", "pixels"])
+    table.add_row("a-long-name", "33.39", "1,024")
+    console = Console(width=folded + 14)
+    with console.capture() as captured:
+        console.print(table)
+    lines = captured.get().splitlines()
+    assert lines[0].split() == ["method", "dB", "pixels"]
+    assert lines[1].endswith("33.39   1,024")
+    assert "".join(line[:folded].strip() for line in lines[1:]).startswith("a-long-name")
+
+
+@pytest.mark.parametrize(("terminal", "shown"), [(True, True), (True, False), (False, True)])
+def test_only_a_terminal_gets_a_bar_and_only_if_it_is_asked_for(
+    terminal: bool, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Console, "is_terminal", terminal)
+    bar = counting_bar(shown=shown)
+    assert (bar.disable, bar.console.stderr) == (not (terminal and shown), True)

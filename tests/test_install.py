@@ -17,7 +17,7 @@ from irn_cli import IRN, Rescaler, load_model
 from irn_cli.dataset import find_data_set
 from irn_cli.evaluation import evaluate
 from irn_cli.methods import Baseline, Network
-from irn_cli.report import follow, protocol, to_json
+from irn_cli.report import collect, protocol, to_json
 from irn_cli.train.recipe import load_recipe, recipe_toml
 from irn_cli.weights import read_info, save_model
 
@@ -54,7 +54,7 @@ def measure(directory: Path, target: Path) -> None:
     methods, datasets = [network, Baseline("bicubic", 4)], [find_data_set(data)]
     options: dict[str, Any] = {"crop": None, "seed": 0, "temperature": 1.0, "samples": 2}
     told = protocol(methods, datasets, **options, device="cpu", precision="fp32")
-    target.write_text(to_json(follow(evaluate(methods, datasets, **options), told)))
+    target.write_text(to_json(collect(evaluate(methods, datasets, **options), told)))
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from irn_cli.dataset import DataSet, find_data_set
 from irn_cli.evaluation import Failure, Score, evaluate
 from irn_cli.methods import Baseline, Codec, Method, Network, find_results
 from irn_cli.page import render
-from irn_cli.report import Results, comparison, counterpart, follow, protocol, show, to_csv, to_json
+from irn_cli.report import Results, collect, comparison, counterpart, protocol, show, to_csv, to_json
 from tests.helpers import ROOT
 
 METRICS = [
@@ -233,7 +233,7 @@ def test_csv(found: Results) -> None:
 
 def test_following_tells_failures_at_once(capsys: pytest.CaptureFixture[str], found: Results) -> None:
     rows = [*found.scores, *found.failures, Failure("mine", "d [b].png", "irn-x4", "no memory")]
-    gathered = follow(rows, found.protocol)
+    gathered = collect(rows, found.protocol)
     assert (gathered.scores, len(gathered.failures)) == (found.scores, 2)
     assert capsys.readouterr().err.splitlines() == [
         "irn: mine/broken.png: cannot read broken.png: truncated",
@@ -246,7 +246,7 @@ def test_following_a_cluster_tells_its_workers(
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, as far as rich can tell
     monkeypatch.setenv("TERM", "xterm")
-    follow([WorkersChanged(2), *found.scores, WorkersChanged(1, "no weights there"), found.scores[0]], found.protocol)
+    collect([WorkersChanged(2), *found.scores, WorkersChanged(1, "no weights there"), found.scores[0]], found.protocol)
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
     assert "irn: a worker was given up: no weights there\n" in shown
     assert re.search(r"Set5, 1 worker, \d+\.\d files/s", shown)
@@ -272,7 +272,7 @@ def measured(tiny_model: Callable[..., IRN], tmp_path: Path) -> tuple[Results, l
     methods: list[Method] = [Network("tiny", Rescaler(tiny_model(4), "cpu", "fp32")), Baseline("bicubic", 4)]
     datasets = [find_data_set(directory)]
     told = protocol(methods, datasets, **OPTIONS, device="cpu", precision="fp32")
-    return follow(evaluate(methods, datasets, **OPTIONS), told), methods, datasets
+    return collect(evaluate(methods, datasets, **OPTIONS), told), methods, datasets
 
 
 def page_data(page: str) -> dict[str, Any]:
@@ -316,7 +316,7 @@ def test_methods_without_small_pictures_and_failures_are_shown_too(tmp_path: Pat
     methods: list[Method] = [given, Baseline("area", 4), Codec("jpeg", 4)]
     datasets = [find_data_set(directory)]
     told = protocol(methods, datasets, **OPTIONS, device="cpu", precision="fp32")
-    found = follow(evaluate(methods, datasets, **OPTIONS), told)
+    found = collect(evaluate(methods, datasets, **OPTIONS), told)
     data = page_data(render(found, methods, datasets))
     assert [(failure["method"], failure["name"]) for failure in data["failures"]] == [
         ("T", "a.png"),
@@ -338,7 +338,7 @@ def test_a_large_picture_is_shown_around_its_worst_spot(tmp_path: Path) -> None:
     datasets = [find_data_set(tmp_path)]
     options = {**OPTIONS, "samples": 1}
     told = protocol(methods, datasets, **options, device="cpu", precision="fp32")
-    data = page_data(render(follow(evaluate(methods, datasets, **options), told), methods, datasets))
+    data = page_data(render(collect(evaluate(methods, datasets, **options), told), methods, datasets))
     (exhibit,) = data["exhibits"]
     assert exhibit["roles"] == ["worst", "worst small picture"]
     assert exhibit["full"] == [1500, 1100]

@@ -3,13 +3,15 @@
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Timer
 
 import pytest
 import torch
 
 from irn_cli import threads
-from irn_cli.threads import Cores, set_threads
+from irn_cli.threads import Cores, TorchPool, set_threads
 
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
@@ -118,3 +120,30 @@ def test_the_real_counts_can_be_read() -> None:
     free = cores.free()
     assert free is not None
     assert 0 <= free + 0.1 <= len(os.sched_getaffinity(0)) + 0.2
+
+
+@pytest.mark.parametrize("each", [1, 3])
+def test_a_pools_threads_have_their_share_and_the_caller_and_later_threads_keep_theirs(each: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with TorchPool(2, "irn-test", each) as pool:
+            assert pool.submit(torch.get_num_threads).result() == each
+        with ThreadPoolExecutor(1) as later:
+            assert (torch.get_num_threads(), later.submit(torch.get_num_threads).result()) == (2, 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_a_pool_has_not_begun_when_it_is_left_is_cancelled() -> None:
+    begun, go_on = Event(), Event()
+
+    def work() -> None:
+        begun.set()
+        go_on.wait(10)
+
+    with TorchPool(1, "irn-test") as pool:
+        working, waiting = pool.submit(work), pool.submit(work)
+        begun.wait(10)
+        Timer(0.05, go_on.set).start()
+    assert (working.done(), waiting.cancelled()) == (True, True)

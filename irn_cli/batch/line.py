@@ -15,7 +15,6 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -35,6 +34,7 @@ from irn_cli.paths import exists
 from irn_cli.picture import Picture
 from irn_cli.rescale import HUGE
 from irn_cli.streams import standard_input, standard_output
+from irn_cli.threads import TorchPool
 
 SMALL = 1 << 19  # pixels up to which a picture is quicker done by one core than shared by several
 _WRITERS = 4  # a GPU makes pictures faster than one core encodes them
@@ -82,22 +82,22 @@ def run(
         BrokenPipeError: standard output is a pipe that nobody reads any more.
     """
     jobs = sum(isinstance(item, Job) for item in plan)
-    line = _Line(work, outputs, strip, max_pixels, max(min(at_once, jobs), 1))
+    pipeline = _Pipeline(work, outputs, strip, max_pixels, max(min(at_once, jobs), 1))
     try:
-        yield from line.events(plan)
+        yield from pipeline.events(plan)
     except KeyboardInterrupt:
-        line.stop()
-        yield from line.finished()
+        pipeline.stop()
+        yield from pipeline.finished()
         raise
     finally:
-        line.stop()
+        pipeline.stop()
 
 
 class _Stopped(Exception):  # noqa: N818  # no error: it ends the work that nobody waits for any more
     """Raised out of the progress of a job when the batch ends before it."""
 
 
-class _Line:
+class _Pipeline:
     """What runs at the same time::
 
     large pictures   read ahead (1 thread) -> network (1 thread, which has all of torch's) -> write (4 threads)
@@ -108,9 +108,8 @@ class _Line:
         self._work, self._outputs, self._strip, self._max_pixels = work, outputs, strip, max_pixels
         self._at_once, threads = at_once, torch.get_num_threads()
         self._reader = ThreadPoolExecutor(1, "irn-read")
-        self._network = ThreadPoolExecutor(1, "irn-network", partial(torch.set_num_threads, threads))
-        share = partial(torch.set_num_threads, max(threads // at_once, 1))
-        self._small = ThreadPoolExecutor(at_once, "irn-small", share)
+        self._network = TorchPool(1, "irn-network", threads)
+        self._small = TorchPool(at_once, "irn-small", max(threads // at_once, 1))
         self._writers = ThreadPoolExecutor(_WRITERS, "irn-write")
         self._free = threading.Semaphore(_WRITERS)  # so that few pictures wait to be written
         self._ahead: Future[Picture] | None = None  # the next large picture; the network's thread alone uses this
@@ -139,8 +138,6 @@ class _Line:
         for pool in (self._network, self._small, self._reader):  # each may hand on to the next
             pool.shutdown(cancel_futures=True)
         self._writers.shutdown()
-        # A thread's own setting is also what torch gives to threads that start later: put back the caller's.
-        torch.set_num_threads(torch.get_num_threads())
 
     def _begin(self, job: Job, following: Job | None) -> "_InFlight":
         small = self._is_small(job)
@@ -221,41 +218,35 @@ class _Line:
         picture = read(source, max_pixels=self._max_pixels)
         if job.pixels > HUGE:
             trim_memory()
-        nothing: dict[str, Any] = {"icc": None, "exif": None, "xmp": None, "dpi": None, "chunks": (), "name": ""}
-        return replace(picture, **nothing) if self._strip else picture
+        if self._strip:
+            picture = replace(picture, icc=None, exif=None, xmp=None, dpi=None, chunks=(), name="")
+        return picture
 
-    def _store(self, product: Product | Copy) -> "_Written":
-        if isinstance(product, Copy):
-            return self._copy(product)
-        target, picture = product.target, product.picture
-        if picture.pixels.size // 3 > HUGE:
-            trim_memory()
-        if target == STREAM:
-            stream, outputs = standard_output().buffer, self._outputs
-            return _Written((target,), write(stream, picture, format=outputs.format, quality=outputs.quality))
-        skip = self._outputs.existing == "skip"
+    def _store(self, made: Product | Copy) -> "_Written":
+        skip = self._outputs.existing == "skip" and made.target != STREAM
         try:
-            if skip and exists(target):
+            if skip and exists(made.target):
                 return _Written()
-            lost = write(target, picture, overwrite=self._outputs.overwrite, quality=self._outputs.quality)
+            return self._copy(made) if isinstance(made, Copy) else self._write(made.target, made.picture)
         except OutputError as error:
             if skip and error.code is Code.EXISTS:  # another run was quicker
                 return _Written()
             raise
+
+    def _write(self, target: Path, picture: Picture) -> "_Written":
+        if picture.pixels.size // 3 > HUGE:
+            trim_memory()
+        outputs = self._outputs
+        if target == STREAM:
+            stream = standard_output().buffer
+            return _Written((target,), write(stream, picture, format=outputs.format, quality=outputs.quality))
+        lost = write(target, picture, overwrite=outputs.overwrite, quality=outputs.quality)
         files = (latent_path(target), target) if picture.latent else (target,)
         return _Written(files, lost, sum(_size(file) or 0 for file in files))
 
     def _copy(self, copy: Copy) -> "_Written":
-        try:
-            with (
-                copy.source.open("rb") as source,
-                atomic_write(copy.target, overwrite=self._outputs.overwrite) as target,
-            ):
-                shutil.copyfileobj(source, target)
-        except OutputError as error:
-            if self._outputs.existing == "skip" and error.code is Code.EXISTS:
-                return _Written()
-            raise
+        with copy.source.open("rb") as source, atomic_write(copy.target, overwrite=self._outputs.overwrite) as target:
+            shutil.copyfileobj(source, target)
         return _Written((copy.target,), size=_size(copy.target) or 0)
 
 

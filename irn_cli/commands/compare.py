@@ -42,7 +42,7 @@ def compare(options: _Compare) -> int:
     metrics = load_metrics(options.metrics)
     rows = []
     compared = likeness.compare(pairs, crop=options.crop, metrics=metrics)
-    for row in likeness.follow(compared, len(pairs), bar=not options.as_json):
+    for row in likeness.track(compared, len(pairs), bar=not options.as_json):
         if isinstance(row, likeness.Likeness):
             rows.append(row)
         if options.as_json:

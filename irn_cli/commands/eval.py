@@ -148,7 +148,7 @@ def eval_(options: _Eval) -> int:
     metrics = load_metrics(options.metrics)
     told = report.protocol(methods, datasets, metrics=metrics, **protocol, **placed)
     cluster = options.cluster()
-    results = report.follow(
+    results = report.collect(
         evaluate_on_cluster(load_all, datasets, cluster, metrics=options.metrics, **protocol)
         if cluster
         else evaluate(methods, datasets, metrics=metrics, **protocol),
