@@ -6,6 +6,7 @@ interrupted. The commands are in `irn_cli.commands`; their bodies are thin and i
 """
 
 import gc
+import logging
 import os
 import sys
 import traceback
@@ -31,6 +32,7 @@ def main() -> None:
     """Run the command line; every failure ends in one line on standard error."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # what libraries have to say reaches the user as our warnings and failures
+    logging.getLogger().addHandler(logging.NullHandler())  # likewise what they log, which else is printed
     try:
         status = irn.main(standalone_mode=False)
     except click.ClickException as error:

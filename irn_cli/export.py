@@ -126,6 +126,7 @@ def export(
 
 
 def _libraries() -> tuple[Any, Any]:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it reports to its makers, and says so where it cannot
     try:
         import onnx
         import onnxruntime

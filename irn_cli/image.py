@@ -4,13 +4,16 @@ Whatever comes in becomes 8-bit RGB (and alpha), upright, with its metadata; eac
 `Picture.warnings`.
 """
 
+import ctypes
 import io
 import os
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -247,7 +250,20 @@ def _factory(kind: str, name: str) -> Callable[[BinaryIO, str], ImageFile.ImageF
         opener: Callable[[BinaryIO, str], ImageFile.ImageFile] = module.HeifImageFile
         return opener
     Image.init()
+    if kind == "TIFF":
+        _silence_libtiff()
     return Image.OPEN[kind][0]
+
+
+@cache
+def _silence_libtiff() -> None:
+    """Keep the library that Pillow reads TIFF with from printing, by itself, what it finds in damaged files."""
+    with suppress(AttributeError, OSError):  # where it is linked in another way
+        library = ctypes.CDLL(import_module("PIL._imaging").__file__)
+        for kind in ("Error", "Warning"):
+            set_handler = library[f"TIFFSet{kind}Handler"]
+            set_handler.restype = ctypes.c_void_p
+            set_handler(None)
 
 
 def _head(image: ImageFile.ImageFile) -> bytes:

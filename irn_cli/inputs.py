@@ -1,6 +1,7 @@
 """The files that a command line means: names, directories, patterns, lists, standard input; and which share of them."""
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -139,15 +140,24 @@ def walk(directory: Path) -> Iterator[Path]:
             yield path
             continue
         try:
-            entries = [entry for entry in sorted(path.iterdir(), reverse=True) if not entry.name.startswith(".")]
-            found = [(entry, entry.is_dir()) for entry in entries if not (entry.is_dir() and entry.is_symlink())]
+            with os.scandir(path) as entries:
+                found = [(path / entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
         except OSError:
             yield path
             continue
-        for entry, is_directory in found:
-            named = entry.suffix.lower() in PICTURES
-            if is_directory or (named and (entry.is_file() or entry.is_symlink())):
+        for entry, is_directory in sorted(found, reverse=True):
+            if entry.name.startswith("."):
+                continue
+            if is_directory or (entry.suffix.lower() in PICTURES and _may_be_file(entry)):
                 pending.append((entry, is_directory))
+
+
+def _may_be_file(path: Path) -> bool:
+    """Whether a path is a file, or may be one: its directory cannot be searched, or it is a link that leads nowhere."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True
 
 
 def _by_pattern(pattern: Path) -> dict[Path, Path]:
@@ -155,7 +165,7 @@ def _by_pattern(pattern: Path) -> dict[Path, Path]:
     plain = next(index for index, part in enumerate(parts) if _WILDCARDS & set(part))
     base = Path(*parts[:plain])
     matches = sorted(base.glob(str(Path(*parts[plain:]))))
-    return _shown((match for match in matches if match.is_file() or (match.is_symlink() and not match.is_dir())), base)
+    return _shown(filter(_may_be_file, matches), base)
 
 
 def _shown(files: Iterable[Path], directory: Path) -> dict[Path, Path]:

@@ -153,7 +153,8 @@ def track(
         console = progress.console
         for row in progress.track(rows, total, description="comparing"):
             if isinstance(row, Incomparable):
-                console.print(Text(f"irn: {one_line(f'{row.name}: {row.error}')}"), soft_wrap=True)
+                told = row.error if row.name in row.error else f"{row.name}: {row.error}"
+                console.print(Text(f"irn: {one_line(told)}"), soft_wrap=True)
             yield row
 
 

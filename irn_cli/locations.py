@@ -7,13 +7,23 @@ import platformdirs
 
 
 def weights_directories() -> list[Path]:
-    """Where names are looked up, first match first: $IRN_WEIGHTS (may list several), shipped, the user's own."""
+    """Where names are looked up, first match first: $IRN_WEIGHTS (may list several), shipped, the user's own.
+
+    The last is left out where it may not be read, as in a container whose user has another one's home.
+    """
     package = Path(__file__).parent
     shipped = package / "shipped"  # in the wheel, where a directory `weights` would stand beside this module
     if not shipped.is_dir():
         shipped = package.parent / "weights"  # in a checkout
     named = [Path(entry) for entry in os.environ.get("IRN_WEIGHTS", "").split(os.pathsep) if entry]
-    return [*named, shipped, user_directory()]
+    own = user_directory()
+    try:
+        os.scandir(own).close()
+    except PermissionError:
+        return [*named, shipped]
+    except OSError:
+        pass  # there is none
+    return [*named, shipped, own]
 
 
 def weights_names() -> list[str]:

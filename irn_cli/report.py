@@ -169,8 +169,10 @@ def collect(rows: Iterable[Score | Failure | WorkersChanged], told: dict[str, An
                 scores.append(row)
                 continue
             failures.append(row)
-            place = f"{row.dataset}/{row.name}" + (f" ({row.method})" if row.method else "")
-            console.print(Text(f"irn: {one_line(f'{place}: {row.error}')}"), soft_wrap=True)
+            reason = row.error
+            if row.method or row.name not in reason:
+                reason = f"{row.dataset}/{row.name}{f' ({row.method})' if row.method else ''}: {reason}"
+            console.print(Text(f"irn: {one_line(reason)}"), soft_wrap=True)
     return Results(told, tuple(scores), tuple(failures))
 
 

@@ -64,8 +64,10 @@ class Format:
     @contextmanager
     def _opened(self, path: str | os.PathLike[str]) -> Iterator[safe_open]:
         try:
-            with fetched(to_path(path)) as here, safe_open(here, framework="np") as file:
-                yield file
+            with fetched(to_path(path)) as here:
+                _require_readable(here)
+                with safe_open(here, framework="np") as file:
+                    yield file
         except FileNotFoundError:
             raise self.error(f"no such file: {path}") from None
         except SafetensorError as error:
@@ -80,6 +82,12 @@ class Format:
         if missing := [field for field in self.fields if field not in header]:
             raise self.error(f"{path} has a damaged header: no {missing[0]!r} in it")
         return header
+
+
+def _require_readable(path: Path) -> None:
+    """Raise the `OSError` that safetensors reports as a missing file, whatever it is."""
+    with path.open("rb"):
+        pass
 
 
 def _pointer(path: str | os.PathLike[str]) -> str:
@@ -104,6 +112,7 @@ def read_state_dict(path: Path) -> "dict[str, Tensor]":
 
     try:
         if path.suffix == ".safetensors":
+            _require_readable(path)
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

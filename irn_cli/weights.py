@@ -224,14 +224,26 @@ def list_weights() -> list[WeightsInfo]:
 
     Files that are not ours or are damaged are left out: one bad file must not hide the good ones.
     """
-    found = []
+    return look_up()[0]
+
+
+def look_up() -> tuple[list[WeightsInfo], list[WeightsError]]:
+    """What `list_weights` gives, and why other files or whole directories are left out."""
+    found, left_out = [], []
     for directory in weights_directories():
-        for path in sorted(directory.glob("*.safetensors")):
+        try:
+            files = sorted(directory.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            left_out.append(WeightsError(f"cannot read {directory}: {error.strerror}"))
+            continue
+        for path in (file for file in files if file.suffix == ".safetensors"):
             try:
                 found.append(read_info(path))
-            except WeightsError:
-                continue
-    return found
+            except WeightsError as error:
+                left_out.append(error)
+    return found, left_out
 
 
 def import_official(source: Path, target: Path, *, overwrite: bool = False) -> None:

@@ -4,6 +4,7 @@ import os
 
 # Threads that wait in a loop for each other cost the suite three times its work; they are to sleep, before torch loads.
 os.environ["OMP_WAIT_POLICY"] = "passive"
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # of onnxruntime, which test modules import
 
 import signal
 from collections.abc import Callable

@@ -1,5 +1,6 @@
 """What several test modules build on: small networks, pictures, and material that the repository does not carry."""
 
+import ctypes
 import importlib
 import importlib.util
 import math
@@ -59,6 +60,13 @@ def vgg_tensors() -> dict[str, torch.Tensor]:
 
 
 _declared: list[torch.library.Library] = []  # what a Library declares lasts as long as it does
+
+
+def without_privileges() -> None:
+    """In a child that is about to start: what root may do beyond its files' modes, it may no longer."""
+    drop_capability, dac_override, dac_read_search = 24, 1, 2
+    for capability in (dac_override, dac_read_search):
+        ctypes.CDLL(None).prctl(drop_capability, capability, 0, 0, 0)
 
 
 def need_torchvision() -> None:

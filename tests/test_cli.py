@@ -1,12 +1,15 @@
 """The command group: version, exit statuses, and the `weights` commands."""
 
+import io
 import os
 import re
+import struct
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,12 +23,13 @@ from irn_cli.errors import UsageError, WeightsError
 from irn_cli.model import IRN
 from irn_cli.train.recipe import recipe_names
 from irn_cli.weights import load_model, read_info, save_model
-from tests.helpers import PHOTOS, make_tiny_model, photo_like
+from tests.helpers import PHOTOS, make_tiny_model, photo_like, without_privileges
 
 
-def run(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, status: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run `irn` as a process of its own, for what only a process has: its exit status and both its streams."""
-    done = subprocess.run([sys.executable, "-m", "irn_cli", *arguments], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "irn_cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     assert done.returncode == status, done.stderr
     return done
 
@@ -89,7 +93,7 @@ def test_a_traceback_is_shown_to_who_asks(
 def test_an_error_of_ours_is_one_line_that_says_so(
     main: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("irn_cli.weights.list_weights", lambda: [][0])
+    monkeypatch.setattr("irn_cli.weights.look_up", lambda: [][0])
     assert main("weights", "list") == 1
     expected = "irn: unexpected IndexError: list index out of range; this is a bug in irn: please report it with what "
     assert capsys.readouterr().err == expected + "--debug shows\n"
@@ -122,6 +126,15 @@ def test_what_libraries_warn_of_is_not_shown(
         warnings.simplefilter("always")
         assert main(*command) == 0, capsys.readouterr().err
     assert not seen
+
+
+def test_what_libraries_log_is_not_shown(tmp_path: Path) -> None:
+    path, data = tmp_path / "a.tif", io.BytesIO()
+    Image.fromarray(photo_like(8, 8)).save(data, "TIFF")
+    three = struct.pack("<HHIHH", 277, 3, 1, 3, 0)  # SamplesPerPixel
+    path.write_bytes(data.getvalue().replace(three, struct.pack("<HHIHH", 277, 3, 1, 300, 0)))
+    assert run("info", str(path), status=1).stderr == ""
+    assert "More samples per pixel" in run("--debug", "info", str(path), status=1).stderr
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
@@ -245,6 +258,31 @@ def test_where_no_weights_are_it_is_told_where_they_could_be(shelf: Path, monkey
     assert listed.stderr == f"irn: no weights in {shelf}/none, {shelf}/neither\n"
     shown = CliRunner().invoke(irn, ["weights", "show", "tiny"])
     assert str(shown.exception) == f"no model named 'tiny'; there are: none (looked in {shelf}/none, {shelf}/neither)"
+
+
+def test_weights_that_cannot_be_used_are_told(shelf: Path) -> None:
+    (shelf / "other.safetensors").write_bytes(b"text")
+    listed = CliRunner().invoke(irn, ["weights", "list"])
+    assert (listed.exit_code, listed.stdout.partition(" ")[0]) == (0, "tiny")
+    assert listed.stderr.startswith(f"irn: left out: {shelf}/other.safetensors is not a complete safetensors file")
+    assert listed.stderr.count("\n") == 1
+
+
+def test_weights_that_may_not_be_read(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor a home directory, which may be another user's."""
+    home = shelf / "home"
+    home.mkdir(mode=0)
+    (shelf / "tiny.safetensors").chmod(0)
+    monkeypatch.setenv("XDG_DATA_HOME", str(home))
+    listed = run("weights", "list", preexec_fn=without_privileges)
+    assert listed.stderr == f"irn: left out: cannot read {shelf}/tiny.safetensors: Permission denied\n"
+    assert "irn-x4" in listed.stdout
+    shown = run("weights", "show", "tiny", status=1, preexec_fn=without_privileges)
+    assert shown.stderr == f"irn: cannot read {shelf}/tiny.safetensors: Permission denied\n"
+    shelf.chmod(0)
+    listed = run("weights", "list", preexec_fn=without_privileges)
+    shelf.chmod(0o755)
+    assert listed.stderr == f"irn: left out: cannot read {shelf}: Permission denied\n"
 
 
 def test_weights_import(shelf: Path, tiny_model: Callable[..., IRN]) -> None:

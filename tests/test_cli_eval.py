@@ -117,7 +117,7 @@ def test_unreadable_pictures_are_told_counted_and_fail_the_command(irn_eval: Cal
     assert ran.status == 1
     assert ran.out == ""
     (line,) = ran.err.splitlines()
-    assert line.startswith("irn: set/c.png: ")
+    assert line.startswith("irn: cannot read set/c.png: ")
     found = json.loads(Path("all.json").read_text())
     assert found["summary"][0]["pictures"] == 2
     assert [failure["name"] for failure in found["failures"]] == ["c.png"]

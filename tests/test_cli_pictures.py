@@ -1,6 +1,5 @@
 """`irn downscale` and `irn upscale` on files as people have them: what is written, what is told, how it ends."""
 
-import ctypes
 import dataclasses
 import json
 import math
@@ -30,7 +29,7 @@ from irn_cli.picture import Picture
 from irn_cli.record import Record, Restored
 from irn_cli.rescale import Fidelity, Rescaler
 from irn_cli.weights import save_model
-from tests.helpers import photo_like
+from tests.helpers import photo_like, without_privileges
 
 Run = Callable[..., Result]
 
@@ -893,13 +892,6 @@ def start(*arguments: str, **options: object) -> subprocess.Popen[str]:
                             stderr=subprocess.PIPE, start_new_session=True, **options)  # fmt: skip
 
 
-def without_privileges() -> None:
-    """In a child that is about to start: what root may do beyond its files' modes, it may no longer."""
-    drop_capability, dac_override, dac_read_search = 24, 1, 2
-    for capability in (dac_override, dac_read_search):
-        ctypes.CDLL(None).prctl(drop_capability, capability, 0, 0, 0)
-
-
 def test_unreadable_and_unwritable() -> None:
     photo("a.png").chmod(0)
     photo("b.png")
@@ -928,6 +920,35 @@ def test_what_lies_where_nothing_may_be_searched() -> None:
     Path("in").chmod(0o755)
     assert (process.returncode, errors.count("\n")) == (1, 1)
     assert "in/a.png" in errors
+
+
+def test_closed_places_in_the_middle_of_a_tree() -> None:
+    """Each is a line, and all other pictures are done."""
+    for name in ("a", "closed/b", "listed/c", "sub/d", "z"):
+        photo(f"in/{name}.png")
+    photo("in/secret.png").chmod(0)
+    Path("out/sub").mkdir(parents=True)
+    modes = {"in/closed": 0, "in/listed": 0o444, "out/sub": 0o555}
+    for directory, mode in modes.items():
+        Path(directory).chmod(mode)
+    try:
+        tree = start("downscale", "in", "-o", "out", "-q", preexec_fn=without_privileges)
+        errors = tree.communicate(timeout=60)[1].splitlines()
+        pattern = start("downscale", "in/*/*.png", "-o", "other", "-q", preexec_fn=without_privileges)
+        told = pattern.communicate(timeout=60)[1]
+    finally:
+        for directory in modes:
+            Path(directory).chmod(0o755)
+    place = Path("out/sub").absolute()
+    assert (tree.returncode, errors) == (1, [
+        "failed: cannot read in/closed: Permission denied",
+        "failed: cannot read in/listed/c.png: Permission denied",
+        "failed: cannot read in/secret.png: Permission denied",
+        f"in/sub/d.png: failed: cannot write out/sub/d_down4.png: no permission to write in {place}",
+    ])  # fmt: skip
+    assert (pattern.returncode, told) == (1, "failed: cannot read in/listed/c.png: Permission denied\n")
+    written = [name for name in files() if name.startswith(("o", "x"))]
+    assert written == ["other/sub/d_down4.png", "out/a_down4.png", "out/z_down4.png"]
 
 
 def test_a_full_disk_leaves_no_half_file() -> None:

@@ -61,6 +61,17 @@ def test_other_formats_are_read(tmp_path: Path, suffix: str) -> None:
     assert np.abs(picture.pixels.astype(int) - smooth(40, 60)).mean() < 20
 
 
+def test_a_damaged_tiff_is_one_error_and_nothing_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    """By Python or by libtiff, which prints by itself."""
+    stream = io.BytesIO()
+    Image.fromarray(noise(20, 30)).save(stream, "TIFF", compression="tiff_lzw")
+    data = bytearray(stream.getvalue())
+    data[100:140] = b"\xff" * 40
+    with pytest.raises(InputError, match="cannot read standard input"):
+        read(io.BytesIO(data))
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_orientation_is_applied_as_pillow_does(tmp_path: Path, orientation: int, suffix: str) -> None:

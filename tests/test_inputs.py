@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -93,15 +94,13 @@ def test_names_that_cannot_be_looked_up_do_not_stop_the_rest() -> None:
     assert next(source for source in found if source.path.suffix == ".jpg").header is None
 
 
-def test_a_directory_that_may_be_listed_but_not_searched_is_an_input_that_fails(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def refuse(path: Path) -> bool:
-        if path.parent.name == "y":
+def test_a_directory_that_may_not_be_listed_is_an_input_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, scandir: Callable[[Path], object] = os.scandir) -> object:
+        if path.name == "y":
             raise PermissionError(13, "Permission denied", str(path))
-        return os.path.isdir(path)  # noqa: PTH112
+        return scandir(path)
 
-    monkeypatch.setattr(Path, "is_dir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     source = find_pictures(["in"])[-1]
     assert (str(source.path), source.missing) == ("in/x/y", "cannot read in/x/y: Permission denied")
 

@@ -236,7 +236,7 @@ def test_following_tells_failures_at_once(capsys: pytest.CaptureFixture[str], fo
     gathered = collect(rows, found.protocol)
     assert (gathered.scores, len(gathered.failures)) == (found.scores, 2)
     assert capsys.readouterr().err.splitlines() == [
-        "irn: mine/broken.png: cannot read broken.png: truncated",
+        "irn: cannot read broken.png: truncated",
         "irn: mine/d [b].png (irn-x4): no memory",
     ]
 

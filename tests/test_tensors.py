@@ -56,6 +56,9 @@ def test_others_weights_are_read_or_refused(tmp_path: Path) -> None:
         assert torch.equal(read_state_dict(tmp_path / f"a.{suffix}")["a"], tensors["a"])
         with pytest.raises(WeightsError, match="no such file"):
             read_state_dict(tmp_path / f"absent.{suffix}")
+        (tmp_path / f"folder.{suffix}").mkdir()
+        with pytest.raises(WeightsError, match=r"cannot read .*: Is a directory"):
+            read_state_dict(tmp_path / f"folder.{suffix}")
         (tmp_path / f"b.{suffix}").write_bytes(b"text")
         with pytest.raises(WeightsError, match="is not a file of plain tensors"):
             read_state_dict(tmp_path / f"b.{suffix}")

@@ -38,6 +38,12 @@ def test_pictures_are_cropped_to_the_scale_and_bad_ones_told(folder: Path) -> No
     np.testing.assert_array_equal(stored, np.asarray(Image.open(folder / "b.png"))[:40, :32])
 
 
+def test_what_cannot_even_be_looked_at_is_left_out(folder: Path) -> None:
+    (folder / "d.png").symlink_to("nowhere")
+    pictures = load_pictures([folder / "a.png", folder / "d.png"], 4, 32)
+    assert (len(pictures.places), pictures.skipped) == (1, (f"no such file: {folder}/d.png",))
+
+
 def test_nothing_usable_is_an_error(folder: Path) -> None:
     with pytest.raises(InputError, match=r"none of 2 pictures can be used; the first: .*broken\.jpg"):
         load_pictures([folder / "broken.jpg", folder / "small.png"], 4, 32)

@@ -1,5 +1,6 @@
 """Options as fields of a dataclass, commands made of one, and what several commands have in common."""
 
+import logging
 import math
 import os
 import re
@@ -48,6 +49,7 @@ def _start_debugging(_context: click.Context, _parameter: click.Parameter, wante
     if wanted:
         os.environ["IRN_DEBUG"] = "1"
         warnings.simplefilter("default")
+        logging.basicConfig(force=True)  # in place of what keeps it silent
 
 
 DEBUG: dict[str, Any] = {

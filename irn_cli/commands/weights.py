@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from irn_cli.commands.options import PATH, Group, Weights, argument, command, section
+from irn_cli.errors import one_line
 
 _outputs = section("Outputs")
 
@@ -31,9 +32,9 @@ def weights_list() -> None:
       irn weights list
     """
     from irn_cli.locations import weights_directories
-    from irn_cli.weights import list_weights
+    from irn_cli.weights import look_up
 
-    found = list_weights()
+    found, left_out = look_up()
     rows = [
         (
             info.name,
@@ -48,6 +49,8 @@ def weights_list() -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for error in left_out:
+        click.echo(f"irn: left out: {one_line(str(error))}", err=True)
     if not found:
         click.echo(f"irn: no weights in {', '.join(map(str, weights_directories()))}", err=True)
 

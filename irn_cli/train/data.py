@@ -3,10 +3,11 @@
 import hashlib
 import json
 import mmap
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -67,8 +68,10 @@ def load_pictures(paths: Sequence[Path], scale: int, smallest: int, limit: int |
     """
     stamp = picture_stamp(paths, scale, smallest)
     index, mapped = cache_directory() / f"{stamp}.json", cache_directory() / f"{stamp}.pixels"
-    if index.is_file() and mapped.is_file():  # the index is written last: with it, the pixels are whole
-        index.touch()
+    # The index is written last: with it, the pixels are whole. `Path`'s methods may raise.
+    if os.path.isfile(index) and os.path.isfile(mapped):  # noqa: PTH113
+        with suppress(PermissionError):
+            index.touch()
         known = json.loads(index.read_text(encoding="utf-8"))
         return _mapped(mapped, known["places"], stamp, known["skipped"])
     limit = physical_memory() // 3 if limit is None else limit
@@ -110,7 +113,11 @@ def cache_directory() -> Path:
 def sweep_cache() -> int:
     """Remove decoded pictures that no run uses, and none has begun with for a month; the bytes that this frees."""
     freed = 0
-    for mapped in cache_directory().glob("*.pixels"):
+    try:
+        caches = list(cache_directory().glob("*.pixels"))
+    except PermissionError:  # another user's
+        return 0
+    for mapped in caches:
         index = mapped.with_suffix(".json")
         last = max(path.stat().st_mtime for path in (mapped, index) if path.exists())
         if time.time() - last > _KEPT_SECONDS:
@@ -134,8 +141,12 @@ def picture_stamp(paths: Sequence[Path], scale: int, smallest: int) -> str:
     """Changes with what decoded pixels depend on: which files, as they are now, and how they are cropped."""
     digest = hashlib.sha256(repr((scale, smallest)).encode())
     for path in paths:
-        status = path.stat()
-        digest.update(repr((str(path.resolve()), status.st_size, status.st_mtime_ns)).encode())
+        try:
+            status = path.stat()
+            found: tuple[object, ...] = (str(path.resolve()), status.st_size, status.st_mtime_ns)
+        except OSError as error:  # it will be left out: a link that leads nowhere, a folder that may not be searched
+            found = (str(path), error.errno)
+        digest.update(repr(found).encode())
     return digest.hexdigest()[:32]
 
 
