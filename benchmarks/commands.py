@@ -142,13 +142,14 @@ def trace(started: float, arguments: list[str]) -> None:
     import torch
 
     import irn_cli.batch.progress  # noqa: F401  # as the command does, later
-    from irn_cli import cli, engine, rescale, weights
+    from irn_cli import canvas, cli, engine, rescale, weights
     from irn_cli.batch import line
 
     clocks.mark("import")
     clocks.wrap(weights, "load_model", "weights")
     clocks.wrap(rescale, "weights_hash", "hash")
     clocks.wrap(rescale, "hash_pixels", "hash")
+    clocks.wrap(canvas, "hash_pixels", "hash")
     clocks.wrap(line, "read", "decode")
     clocks.wrap(line, "write", "encode")
     clocks.wrap(engine.Engine, "downscale", "network")

@@ -33,7 +33,7 @@ def main(directory: str, model: str, side: str) -> None:
     original = mosaic(Path(directory), int(side))
     scaler = irn_cli.Rescaler(irn_cli.load_model(model))
     small = scaler.downscale(irn_cli.Picture(original))
-    with patch("irn_cli.rescale.hash_pixels", lambda _: small.record.pixels):  # what the latent is drawn by
+    with patch("irn_cli.canvas.hash_pixels", lambda _: small.record.pixels):  # what the latent is drawn by
         plain = irn_cli.psnr(original, scaler.upscale(small).pixels)
         print(f"{model}, {small.size[1]}x{small.size[0]} small: {plain:.3f} dB RGB")
         for seed in range(2):

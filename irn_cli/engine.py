@@ -79,7 +79,7 @@ class Engine:
     """
 
     def __init__(self, model: IRN, device: torch.device, precision: Precision, memory: int | None = None) -> None:
-        self._config = model.config
+        self.scale = model.config.scale
         self._device = device
         self._memory = memory
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -108,7 +108,7 @@ class Engine:
             ValueError: `x` is of another shape or kind.
             DeviceError: the memory allowed, or the device's, is not enough even for the smallest tile.
         """
-        scale = self._config.scale
+        scale = self.scale
         if x.dim() != 3 or x.shape[2] != 3 or x.shape[0] % scale or x.shape[1] % scale:
             raise ValueError(f"expected (H, W, 3) with H and W multiples of {scale}, not {tuple(x.shape)}")
         return self._run(x, upscaling=False, progress=progress)
@@ -127,7 +127,7 @@ class Engine:
             ValueError: `u` is of another shape or kind.
             DeviceError: the memory allowed, or the device's, is not enough even for the smallest tile.
         """
-        channels = 3 * self._config.scale**2
+        channels = 3 * self.scale**2
         if u.dim() != 3 or u.shape[2] != channels:
             raise ValueError(f"expected (h, w, {channels}), not {tuple(u.shape)}")
         return self._run(u, upscaling=True, progress=progress)

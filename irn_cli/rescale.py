@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor
 from irn_cli.alpha import enlarge_alpha, fill_hidden, shrink_alpha
 from irn_cli.artifact import THRESHOLD, artifact_mask, find_artifact
 from irn_cli.border import LEAST, Border, Kind
+from irn_cli.canvas import HUGE, Canvas, Pixels, to_pixels
 from irn_cli.colour import ColourDifference, colour_difference
 from irn_cli.device import Precision, resolve_device, resolve_precision, trim_memory
 from irn_cli.engine import Engine, Progress
@@ -35,10 +35,7 @@ from irn_cli.weights import weights_hash
 
 OnArtifact = Literal["warn", "fail", "bicubic"]
 BorderChoice = Literal["auto", Kind]
-Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 
-HUGE = 24_000_000  # pixels: such a picture gets all the memory there is, and gives back what it no longer needs
-_BAND = 64  # rows converted at a time between 8 bits and float32
 _SHARES = (0.25, 0.5, 0.75, 1.0)  # of the bicubic small picture, tried in turn where a blotch is
 _BORDER = 32  # pixels of the original that a border asked for by name adds at least
 
@@ -160,10 +157,11 @@ class Rescaler:
             small = _rounded(bicubic_small(pixels, self.scale))
         else:
             stages = _stages(progress, [1, *[1, 3] * refine, *[1, 1, 1] * (refine > 0)])
-            grey = picture.mode == "L"
-            improve = partial(self._refine, pixels, surroundings, refine, stages, refining, grey) if refine else None
+            canvas = self._canvas(surroundings, picture.size, exact=keep_latent)
+            restored = self._canvas(surroundings, picture.size, grey=picture.mode == "L")
+            improve = partial(self._refine, pixels, restored, refine, stages, refining) if refine else None
             small, refinement, latent, told = self._shrink(
-                pixels, surroundings, keep_latent, on_artifact, next(stages), improve
+                pixels, canvas, keep_latent, on_artifact, next(stages), improve
             )
             warnings.extend(told)
         record = dataclasses.replace(
@@ -226,13 +224,15 @@ class Rescaler:
         drawn = 0, 0.0, 0
         if surroundings is None:
             x = torch.from_numpy(np.concatenate([band for _, band in bicubic_large(picture.pixels, self.scale)])) / 255
-            pixels = _to_pixels(x, size, grey=mode == "L")
+            pixels = to_pixels(x, size, grey=mode == "L")
         elif latent:
-            u = self._with_latent(picture.pixels, digest, latent, surroundings)  # (h, w, 3 s^2)
-            pixels = self._enlarge(u, surroundings, size, exact=True, grey=mode == "L", progress=progress)
+            canvas = self._canvas(surroundings, size, exact=True, grey=mode == "L")
+            pixels = canvas.restore(canvas.with_latent(picture.pixels, latent), progress)
         else:
-            u = self._draw(picture.pixels, digest, surroundings, seed, temperature, sample)
-            pixels = self._enlarge(u, surroundings, size, grey=mode == "L", progress=progress)
+            canvas = self._canvas(surroundings, size, grey=mode == "L")
+            pixels = canvas.upscale(
+                picture.pixels, seed=seed, temperature=temperature, sample=sample, progress=progress
+            )
             drawn = int(seed), float(temperature), int(sample)  # NumPy's numbers are none for a record
             warnings += self._unknown(temperature)
         if latent and latent.original != hash_pixels(pixels):
@@ -286,6 +286,9 @@ class Rescaler:
                 self._engines[precision] = Engine(self.model, self._device, precision, self._memory)
             return self._engines[precision]
 
+    def _canvas(self, border: Border, size: tuple[int, int], *, exact: bool = False, grey: bool = False) -> Canvas:
+        return Canvas(self._engine(exact), border, size, grey)
+
     def _unknown(self, temperature: float) -> list[str]:
         """A warning about a temperature that the network was not trained for, if it is one."""
         low, high = self.model.temperatures
@@ -297,11 +300,10 @@ class Rescaler:
     def _refine(
         self,
         pixels: Pixels,
-        border: Border,
+        canvas: Canvas,
         iterations: int,
         stages: Iterator[Progress | None],
         refining: Callable[[Refinement], None] | None,
-        grey: bool,
         small: Pixels,
     ) -> tuple[Pixels, Refinement]:
         """The best small picture found in so many iterations, judged by what `upscale` makes of it by default."""
@@ -309,7 +311,7 @@ class Rescaler:
             if self._gradient is None:
                 self._gradient = Gradient(self.model, self._device, self._sampling, self._memory)
         gradient = self._gradient
-        size, (height, width) = (pixels.shape[0], pixels.shape[1]), small.shape[:2]
+        border, (height, width) = canvas.border, small.shape[:2]
         inside = slice(border.rows, border.rows + height), slice(border.columns, border.columns + width)
         corner = border.rows * self.scale, border.columns * self.scale
 
@@ -319,13 +321,12 @@ class Rescaler:
 
         def restore(tried: Pixels, sample: int) -> tuple[Tensor, Pixels]:
             give_back()
-            u = self._draw(tried, hash_pixels(tried), border, seed=0, temperature=1.0, sample=sample)
-            x = self._engine(exact=False).upscale(u, next(stages))
-            return x, _to_pixels(x[corner[0] :, corner[1] :], size, grey=grey)
+            x = canvas.engine.upscale(canvas.draw(tried, sample=sample), next(stages))
+            return x, canvas.cut(x)
 
         def pull_back(x: Tensor) -> Tensor:
             give_back()
-            _, found = gradient.pull_back(x, residual(x, pixels, corner, grey=grey), next(stages))
+            _, found = gradient.pull_back(x, residual(x, pixels, corner, grey=canvas.grey), next(stages))
             # What a border copies counts at its own place only: exact is not needed. A copy lets go of the whole map.
             return found[inside][..., :3].clone()
 
@@ -357,10 +358,8 @@ class Rescaler:
         size = (pixels.shape[0], pixels.shape[1])
         errors: dict[Border | None, float] = {}
         for border in (Border(), Border.of("mirror", size, self.scale)):
-            engine = self._engine(exact=False)
-            small = _inner(engine.downscale(_to_map(pixels, border, self.scale, engine)), border, size, self.scale)
-            u = self._draw(small, hash_pixels(small), border, seed=0, temperature=1.0, sample=0)
-            errors[border] = _error(pixels, [(0, self._enlarge(u, border, size))])
+            canvas = self._canvas(border, size)
+            errors[border] = _error(pixels, [(0, canvas.upscale(canvas.downscale(pixels)[0]))])
         if or_bicubic:
             bands = bicubic_large(_rounded(bicubic_small(pixels, self.scale)), self.scale)
             errors[None] = _error(pixels, ((top, np.rint(band)) for top, band in bands))
@@ -369,16 +368,14 @@ class Rescaler:
     def _shrink(
         self,
         pixels: Pixels,
-        border: Border,
+        canvas: Canvas,
         keep_latent: bool,
         on_artifact: OnArtifact,
         progress: Progress | None,
         improve: Callable[[Pixels], tuple[Pixels, Refinement]] | None,
     ) -> tuple[Pixels, Refinement | None, Latent | None, list[str]]:
         """Make pixels small with the network, and improve them; then the latent, if it is to be kept, and warnings."""
-        engine = self._engine(keep_latent)
-        u = engine.downscale(_to_map(pixels, border, self.scale, engine), progress)  # (h, w, 3 s^2)
-        small = _inner(u, border, (pixels.shape[0], pixels.shape[1]), self.scale)
+        small, u = canvas.downscale(pixels, progress)
         if not keep_latent:
             del u  # as large as the picture in float32, and not needed any more
         warnings = []
@@ -388,7 +385,8 @@ class Rescaler:
             if on_artifact == "fail":
                 raise InputError(str(artifact), Code.ARTIFACT)
             if on_artifact == "bicubic":
-                small, outcome = self._blend(pixels, small, reference, border, progress)
+                drawn = dataclasses.replace(canvas, engine=self._engine(exact=False))
+                small, outcome = _blend(drawn, pixels, small, reference, progress)
                 warnings.append(f"{artifact}; {outcome}")
             else:
                 warnings.append(f"{artifact} (on-artifact bicubic blends it away)")
@@ -397,98 +395,32 @@ class Rescaler:
             small, refinement = improve(small)
         if not keep_latent:
             return small, refinement, None, warnings
-        latent = self._kept(u.cpu(), pixels, small, border)
-        if latent.z.dtype == np.float32 and not self._brings_back(latent, small, pixels, border):
+        latent = canvas.keep(u, pixels, small)
+        if latent.z.dtype == np.float32 and not canvas.brings_back(latent, small, pixels):
             warnings.append("even with its latent the original does not come back bit for bit")
         return small, refinement, latent, warnings
 
-    def _enlarge(
-        self,
-        u: Tensor,
-        border: Border,
-        size: tuple[int, int],
-        *,
-        exact: bool = False,
-        grey: bool = False,
-        progress: Progress | None = None,
-    ) -> Pixels:
-        """What the network makes of a small picture and its latent, less the border, cropped to (H, W) and rounded."""
-        x = self._engine(exact).upscale(u, progress)  # (s h, s w, 3)
-        if x.numel() > 3 * HUGE:
-            trim_memory()
-        return _to_pixels(x[border.rows * self.scale :, border.columns * self.scale :], size, grey=grey)
 
-    def _draw(self, pixels: Pixels, digest: str, border: Border, seed: int, temperature: float, sample: int) -> Tensor:
-        """The small picture beside its latent, drawn row after row: nothing but seed, sample and pixels matters."""
-        rows, columns = border.sources((pixels.shape[0], pixels.shape[1]))
-        width = len(columns)
-        key = hashlib.sha256(f"{seed} {digest} {sample}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little", signed=True))
-        channels = self.model.config.latent_channels
-        u = self._engine(exact=False).new_map(len(rows), width, 3 + channels)
-        for row, source in enumerate(rows):
-            drawn = torch.randn(width, channels, generator=generator) * temperature
-            u[row] = _sent(torch.cat([torch.from_numpy(pixels[source, columns]) / 255, drawn], 1), u.device)
-        return u
-
-    def _with_latent(self, pixels: Pixels, digest: str, latent: Latent, border: Border) -> Tensor:
-        """The small picture beside its kept latent, rounding undone."""
-        extended = _extended(pixels, border)
-        height, width = extended.shape[:2]
-        channels = self.model.config.latent_channels
-        if latent.pixels != digest:
-            raise InputError(
-                "the kept latent belongs to another picture, or the small picture has changed since; "
-                "without the latent's file one is drawn"
-            )
-        if latent.z.shape != (height, width, channels) or latent.rounding.shape != (height, width, 3):
-            raise InputError(f"the latent does not fit: expected {(height, width, channels)}, found {latent.z.shape}")
-        u = torch.empty(height, width, 3 + channels)
-        u[..., :3] = torch.from_numpy(extended) / 255 + torch.from_numpy(latent.rounding)
-        u[..., 3:] = torch.from_numpy(latent.z)
-        return u
-
-    def _kept(self, u: Tensor, pixels: Pixels, small: Pixels, border: Border) -> Latent:
-        """The latent in float16 where the original comes back with it, else in float32; tried, for it depends."""
-        rounding, z = u[..., :3] - torch.from_numpy(_extended(small, border)) / 255, u[..., 3:]
-        digest, original = hash_pixels(small), hash_pixels(pixels)
-        half = Latent(z.half().numpy(), rounding.half().numpy(), digest, original)
-        if self._brings_back(half, small, pixels, border):
-            return half
-        return Latent(z.numpy().copy(), rounding.numpy(), digest, original)
-
-    def _brings_back(self, latent: Latent, small: Pixels, pixels: Pixels, border: Border) -> bool:
-        u = self._with_latent(small, latent.pixels, latent, border)
-        restored = self._enlarge(u, border, (pixels.shape[0], pixels.shape[1]), exact=True)
-        return np.array_equal(restored, pixels)
-
-    def _blend(
-        self,
-        pixels: Pixels,
-        small: Pixels,
-        reference: NDArray[np.float32],
-        border: Border,
-        progress: Progress | None,
-    ) -> tuple[Pixels, str]:
-        """Blend blotches towards the bicubic small picture, as little as restores no worse than bicubic."""
-        mask = artifact_mask(small, reference)
-        where = np.repeat(np.repeat(mask > 0, self.scale, 0), self.scale, 1)[: pixels.shape[0], : pixels.shape[1]]
-        target = _error(pixels, bicubic_large(_rounded(reference), self.scale), where)
-        best, least, best_share = small, np.inf, 0.0
-        for share in _SHARES:
-            weight = share * mask[..., None]
-            blended = _rounded(small * (1 - weight) + reference * weight)
-            if share < 1 and find_artifact(blended, reference).deviation > THRESHOLD:
-                continue
-            u = self._draw(blended, hash_pixels(blended), border, seed=0, temperature=1.0, sample=0)
-            restored = self._enlarge(u, border, (pixels.shape[0], pixels.shape[1]), progress=progress)
-            error = _error(pixels, [(0, restored)], where)
-            if error < least:
-                best, least, best_share = blended, error, share
-            if error <= target:
-                break
-        outcome = f"{100 * best_share:.0f} % of the bicubic picture blended in there"
-        return best, outcome if least <= target else f"{outcome}, yet it restores worse than bicubic"
+def _blend(
+    canvas: Canvas, pixels: Pixels, small: Pixels, reference: NDArray[np.float32], progress: Progress | None
+) -> tuple[Pixels, str]:
+    """Blend blotches towards the bicubic small picture, as little as restores no worse than bicubic."""
+    mask, scale = artifact_mask(small, reference), canvas.scale
+    where = np.repeat(np.repeat(mask > 0, scale, 0), scale, 1)[: pixels.shape[0], : pixels.shape[1]]
+    target = _error(pixels, bicubic_large(_rounded(reference), scale), where)
+    best, least, best_share = small, np.inf, 0.0
+    for share in _SHARES:
+        weight = share * mask[..., None]
+        blended = _rounded(small * (1 - weight) + reference * weight)
+        if share < 1 and find_artifact(blended, reference).deviation > THRESHOLD:
+            continue
+        error = _error(pixels, [(0, canvas.upscale(blended, progress=progress))], where)
+        if error < least:
+            best, least, best_share = blended, error, share
+        if error <= target:
+            break
+    outcome = f"{100 * best_share:.0f} % of the bicubic picture blended in there"
+    return best, outcome if least <= target else f"{outcome}, yet it restores worse than bicubic"
 
 
 def _remembered(border: Border | None) -> dict[str, Any]:
@@ -535,46 +467,3 @@ def _report(progress: Progress, begin: float, part: float, share: float) -> None
 def _rounded(levels: NDArray[Any]) -> Pixels:
     pixels: Pixels = np.rint(levels).astype(np.uint8)
     return pixels
-
-
-def _extended(small: Pixels, border: Border) -> Pixels:
-    rows, columns = border.sources((small.shape[0], small.shape[1]))
-    extended: Pixels = small[rows][:, columns]
-    return extended
-
-
-def _to_map(pixels: Pixels, border: Border, scale: int, engine: Engine) -> Tensor:
-    """8-bit pixels and what surrounds them as float32 in [0, 1]; sides are multiples of the scale."""
-    rows, columns = border.sources((pixels.shape[0], pixels.shape[1]), scale)
-    x = engine.new_map(len(rows), len(columns), 3)
-    for top in range(0, len(rows), _BAND):
-        band = pixels[rows[top : top + _BAND]].take(columns, 1)
-        x[top : top + _BAND] = _sent(torch.from_numpy(band), x.device)  # to a GPU as bytes
-        x[top : top + _BAND] /= 255
-    return x
-
-
-def _inner(u: Tensor, border: Border, size: tuple[int, int], scale: int) -> Pixels:
-    """The small picture of an original of (H, W), out of the network's map."""
-    small = -(-size[0] // scale), -(-size[1] // scale)
-    return _to_pixels(u[border.rows :, border.columns :, :3], small)
-
-
-def _to_pixels(x: Tensor, size: tuple[int, int], *, grey: bool = False) -> Pixels:
-    """The upper left (H, W) of a float map as 8-bit pixels; if grey, of the mean of its channels."""
-    height, width = size
-    on_gpu = x.device.type == "cuda"
-    pixels = torch.empty(height, width, 3, dtype=torch.uint8, pin_memory=on_gpu)
-    for top in range(0, height, _BAND):
-        band = x[top : min(top + _BAND, height), :width] * 255
-        if grey:
-            band = band.mean(2, keepdim=True)
-        pixels[top : top + _BAND].copy_(band.round_().clamp_(0, 255).to(torch.uint8), non_blocking=on_gpu)
-    if on_gpu:
-        torch.cuda.synchronize(x.device)
-    return pixels.numpy()
-
-
-def _sent(part: Tensor, device: torch.device) -> Tensor:
-    """Part of a picture on the device; to a GPU it travels from page-locked memory, while the next part is made."""
-    return part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part.to(device)

@@ -23,6 +23,7 @@ import torch
 
 from irn_cli.batch.plan import Job, Outcome, Outputs, Result, decided, failure
 from irn_cli.batch.work import Copy, Product, Report, Work
+from irn_cli.canvas import HUGE
 from irn_cli.cluster import WorkersChanged
 from irn_cli.device import trim_memory
 from irn_cli.errors import Code, OutputError
@@ -32,7 +33,6 @@ from irn_cli.inputs import STREAM
 from irn_cli.latent import latent_path
 from irn_cli.paths import exists
 from irn_cli.picture import Picture
-from irn_cli.rescale import HUGE
 from irn_cli.streams import standard_input, standard_output
 from irn_cli.threads import TorchPool
 

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from irn_cli import mark
 from irn_cli.batch.plan import Job, Result, Skip
+from irn_cli.canvas import Pixels
 from irn_cli.engine import Progress
 from irn_cli.errors import Code, InputError, UsageError, WeightsError
 from irn_cli.latent import latent_path, read_latent
 from irn_cli.paths import is_file
 from irn_cli.picture import Picture, Refinement
 from irn_cli.record import Record, Restored, hash_pixels
-from irn_cli.rescale import BorderChoice, OnArtifact, Pixels, Rescaler
+from irn_cli.rescale import BorderChoice, OnArtifact, Rescaler
 from irn_cli.weights import DEFAULT_MODELS, find_by_hash, read_info
 
 

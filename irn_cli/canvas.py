@@ -1,0 +1,153 @@
+"""A picture with what surrounds it, on its way through the network: 8-bit pixels in, 8-bit pixels out.
+
+The latent is drawn for the whole picture, one row of the small one after another, so that neither device nor memory
+limit nor tiles change a draw.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from irn_cli.border import Border
+from irn_cli.device import trim_memory
+from irn_cli.engine import Engine, Progress
+from irn_cli.errors import InputError
+from irn_cli.latent import Latent
+from irn_cli.record import hash_pixels
+
+Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
+
+HUGE = 24_000_000  # pixels: such a picture gets all the memory there is, and gives back what it no longer needs
+_BAND = 64  # rows converted at a time between 8 bits and float32
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """An original of some size, made small and large by an engine with a border around it."""
+
+    engine: Engine
+    border: Border
+    size: tuple[int, int]  # the original's (H, W)
+    grey: bool = False  # whether what is restored has three equal channels
+
+    @property
+    def scale(self) -> int:
+        return self.engine.scale
+
+    def downscale(self, pixels: Pixels, progress: Progress | None = None) -> tuple[Pixels, Tensor]:
+        """Make the original small: the rounded picture, and the network's map (h, w, 3 s^2), border included."""
+        rows, columns = self.border.sources(self.size, self.scale)
+        x = self.engine.new_map(len(rows), len(columns), 3)
+        for top in range(0, len(rows), _BAND):
+            band = pixels[rows[top : top + _BAND]].take(columns, 1)
+            x[top : top + _BAND] = _sent(torch.from_numpy(band), x.device)  # to a GPU as bytes
+            x[top : top + _BAND] /= 255
+        u = self.engine.downscale(x, progress)
+        small = -(-self.size[0] // self.scale), -(-self.size[1] // self.scale)
+        return to_pixels(u[self.border.rows :, self.border.columns :, :3], small), u
+
+    def upscale(
+        self,
+        small: Pixels,
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        sample: int = 0,
+        progress: Progress | None = None,
+    ) -> Pixels:
+        """Make a small picture large with a drawn latent."""
+        return self.restore(self.draw(small, seed=seed, temperature=temperature, sample=sample), progress)
+
+    def draw(self, small: Pixels, *, seed: int = 0, temperature: float = 1.0, sample: int = 0) -> Tensor:
+        """A map of the small picture beside a latent: nothing but seed, sample and pixels matters to what is drawn."""
+        extended = self._extended(small)
+        (height, width), channels = extended.shape[:2], 3 * self.scale**2
+        key = hashlib.sha256(f"{seed} {hash_pixels(small)} {sample}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little", signed=True))
+        u = self.engine.new_map(height, width, channels)
+        for row, pixels in enumerate(extended):
+            drawn = torch.randn(width, channels - 3, generator=generator) * temperature
+            u[row] = _sent(torch.cat([torch.from_numpy(pixels) / 255, drawn], 1), u.device)
+        return u
+
+    def restore(self, u: Tensor, progress: Progress | None = None) -> Pixels:
+        """What the network makes of a map, which is consumed."""
+        x = self.engine.upscale(u, progress)
+        if x.numel() > 3 * HUGE:
+            trim_memory()
+        return self.cut(x)
+
+    def cut(self, x: Tensor) -> Pixels:
+        """The network's large picture (s h, s w, 3), rounded, without the border."""
+        top, left = self.border.rows * self.scale, self.border.columns * self.scale
+        return to_pixels(x[top:, left:], self.size, grey=self.grey)
+
+    def keep(self, u: Tensor, pixels: Pixels, small: Pixels) -> Latent:
+        """The latent of a map in float16 where the original comes back with it, else in float32; tried, for it depends.
+
+        Args:
+            u: as `downscale` gives it.
+            pixels: the original.
+            small: the small picture, whose pixels may have been changed since.
+        """
+        u = u.cpu()
+        rounding, z = u[..., :3] - torch.from_numpy(self._extended(small)) / 255, u[..., 3:]
+        digest, original = hash_pixels(small), hash_pixels(pixels)
+        half = Latent(z.half().numpy(), rounding.half().numpy(), digest, original)
+        if self.brings_back(half, small, pixels):
+            return half
+        return Latent(z.numpy().copy(), rounding.numpy(), digest, original)
+
+    def brings_back(self, latent: Latent, small: Pixels, pixels: Pixels) -> bool:
+        """Whether the original comes back with a kept latent bit for bit."""
+        return np.array_equal(self.restore(self.with_latent(small, latent)), pixels)
+
+    def with_latent(self, small: Pixels, latent: Latent) -> Tensor:
+        """A map of the small picture beside its kept latent, rounding undone.
+
+        Raises:
+            InputError: the latent is another picture's.
+        """
+        if latent.pixels != hash_pixels(small):
+            raise InputError(
+                "the kept latent belongs to another picture, or the small picture has changed since; "
+                "without the latent's file one is drawn"
+            )
+        extended = self._extended(small)
+        (height, width), channels = extended.shape[:2], 3 * self.scale**2
+        expected = (height, width, channels - 3)
+        if latent.z.shape != expected or latent.rounding.shape != extended.shape:
+            raise InputError(f"the latent does not fit: expected {expected}, found {latent.z.shape}")
+        u = torch.empty(height, width, channels)
+        u[..., :3] = torch.from_numpy(extended) / 255 + torch.from_numpy(latent.rounding)
+        u[..., 3:] = torch.from_numpy(latent.z)
+        return u
+
+    def _extended(self, small: Pixels) -> Pixels:
+        rows, columns = self.border.sources((small.shape[0], small.shape[1]))
+        extended: Pixels = small[rows][:, columns]
+        return extended
+
+
+def to_pixels(x: Tensor, size: tuple[int, int], *, grey: bool = False) -> Pixels:
+    """The upper left (H, W) of a float map as 8-bit pixels; if grey, of the mean of its channels."""
+    height, width = size
+    on_gpu = x.device.type == "cuda"
+    pixels = torch.empty(height, width, 3, dtype=torch.uint8, pin_memory=on_gpu)
+    for top in range(0, height, _BAND):
+        band = x[top : min(top + _BAND, height), :width] * 255
+        if grey:
+            band = band.mean(2, keepdim=True)
+        pixels[top : top + _BAND].copy_(band.round_().clamp_(0, 255).to(torch.uint8), non_blocking=on_gpu)
+    if on_gpu:
+        torch.cuda.synchronize(x.device)
+    return pixels.numpy()
+
+
+def _sent(part: Tensor, device: torch.device) -> Tensor:
+    """Part of a picture on the device; to a GPU it travels from page-locked memory, while the next part is made."""
+    return part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part.to(device)
