@@ -88,6 +88,7 @@ class Restored:
     seed: int  # the latent's draw; the three are 0 where a kept latent was used
     temperature: float
     sample: int
+    name: str = _since(1, "")  # of the small picture's file, without directories
 
 
 def to_text(record: Record | Restored) -> str:

@@ -251,7 +251,7 @@ class Rescaler:
             alpha=alpha,
             mode=mode,
             icc=icc,
-            record=Restored(self.scale, self.model.name, self.model.revision, self.hash, *drawn),
+            record=Restored(self.scale, self.model.name, self.model.revision, self.hash, *drawn, name=picture.name),
             full_alpha=None,
             latent=None,
             refinement=None,

@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from irn_cli.batch.plan import Job, Outcome, Outputs, decided, plan_downscale, plan_upscale, share
 from irn_cli.errors import Code, InputError, UsageError
-from irn_cli.image import Header
+from irn_cli.image import Header, write
 from irn_cli.inputs import STREAM, Input
+from irn_cli.picture import Picture
 from irn_cli.record import Record, Restored
 
 SMALL = Record(4, 30, 20, "RGB", "irn-x4", "1", "0" * 64, "0" * 64)
@@ -143,6 +145,31 @@ def test_who_cannot_be_read_takes_no_name_from_who_can() -> None:
     unreadable = Input(Path("a.jpg"), Path(), False, None)
     plan = plan_downscale([unreadable, found("a.png")], Outputs(), 4, keep_latent=False)
     assert targets(plan) == [["a_jpg_down4.png"], ["a_down4.png"]]
+
+
+def test_a_result_keeps_its_name_when_another_file_of_that_name_comes(tmp_path: Path) -> None:
+    """Whichever way the inputs sort, and however the earlier one's name was spelled."""
+    pixels = np.zeros((8, 8, 3), np.uint8)
+
+    def made_from(name: str, target: str) -> None:
+        picture = Picture(pixels, record=replace(SMALL, width=32, height=32, name=name))
+        write(tmp_path / target, picture, overwrite=True)
+
+    def names(*sources: str, **options: Any) -> list[str]:
+        inputs = [Input(tmp_path / name, Path(), True, Header((8, 8), None)) for name in sources]
+        plan = plan_downscale(inputs, Outputs(**{"existing": "replace"} | options), 4, keep_latent=False)
+        return [item.targets[0].name if isinstance(item, Job) else item.code for item in plan]
+
+    made_from("a.png", "a_down4.png")
+    assert names("a.jpg", "a.png") == ["a_jpg_down4.png", "a_down4.png"]
+    assert names("a.jpg") == ["a_jpg_down4.png"]
+    assert names("a.jpg", output=str(tmp_path / "a_down4.png")) == ["a_down4.png"]  # which is asked for
+    assert names("a.PNG") == ["a_down4.png"]  # renamed
+    assert names("a.PNG", "a.png") == ["a_png_down4.png", "a_down4.png"]
+    made_from("a_jpg.tif", "a_jpg_down4.png")
+    assert names("a.jpg", "a.png") == [Code.NAME_TAKEN, "a_down4.png"]
+    made_from("", "a_down4.png")  # it does not remember
+    assert names("a.jpg", "a.png") == ["a_down4.png", "a_png_down4.png"]
 
 
 def test_what_goes_wrong_with_one_name_is_its_failure_alone(monkeypatch: pytest.MonkeyPatch) -> None:

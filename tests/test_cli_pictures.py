@@ -578,6 +578,30 @@ def test_collisions_are_seen_before_anything_runs(run: Run) -> None:
     assert files() == ["b.png", "in/a.jpg", "in/a.png"]
 
 
+def test_an_input_that_comes_later_takes_no_earlier_ones_name(run: Run) -> None:
+    photo("in/a.png")
+    ended(run("downscale in -o small"), 0)
+    ended(run("upscale small -o large"), 0)
+    before = [Path(name).read_bytes() for name in ("small/a_down4.png", "large/a_up4.png")]
+    photo("in/a.jpg", 24, 24)
+    told = "in/a.jpg: warning: named a_jpg_down4.png, since small/a_down4.png is what a.png became\n"
+    ended(run("downscale in -o small --skip-existing"), 0, told=told)
+    photo("large/b.png").rename("small/a_down4.bmp")  # a foreign one
+    told = "small/a_down4.bmp: warning: named a_bmp_up4.png, since large/a_up4.png is what a_down4.png became\n"
+    ended(run("upscale small/a_down4.bmp small/a_jpg_down4.png -s 4 -o large --force"), 0, told=told)
+    ended(run("downscale in -o small --force"), 0)
+    ended(run("upscale small -o large --force"), 0)
+    assert [Path(name).read_bytes() for name in ("small/a_down4.png", "large/a_up4.png")] == before
+    names = [name for name in files() if not name.startswith("in")]
+    assert names == [
+        "large/a_bmp_up4.png", "large/a_jpg_up4.png", "large/a_up4.png",
+        "small/a_down4.bmp", "small/a_down4.png", "small/a_jpg_down4.png",
+    ]  # fmt: skip
+    ended(run("upscale small/a_down4.png -o stripped/ --strip"), 0)
+    assert read("stripped/a_up4.png").record.name == ""
+    assert read("large/a_up4.png").record.name == "a_down4.png"
+
+
 def test_inputs_of_one_name_get_names_that_keep_both(run: Run) -> None:
     for name in ("a.jpg", "a.png", "a.TIF", "b.png"):
         photo(f"in/{name.lower()}").rename(f"in/{name}")

@@ -41,6 +41,7 @@ restored = st.builds(
     st.integers(-(2**63), 2**63),
     st.floats(0, 1e6),
     st.integers(0, 1000),
+    names,
 )
 
 

@@ -4,12 +4,14 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from irn_cli.errors import Code, InputError, IrnError, UsageError, explain
 from irn_cli.files import require_writable
 from irn_cli.formats import FORMATS, Format, FormatName, is_written, plugin, unreadable, without_suffix, written_as
+from irn_cli.image import peek
 from irn_cli.inputs import STREAM, Input, identifier
 from irn_cli.latent import latent_path
 from irn_cli.metrics import finite
@@ -273,34 +275,79 @@ def _pixels(source: Input) -> int:
 def _planned(inputs: Sequence[Input], decide: Callable[[Input, str], Job | Outcome]) -> list[Job | Outcome]:
     """Decide on each input (with the ending of its result's stem); no result replaces another, or an input.
 
-    What is skipped may be replaced: it is, for the most part, an earlier run's result.
+    Nor does it replace what an earlier run made of another file, as far as that remembers the file's name. What is
+    skipped may be replaced: it is, for the most part, an earlier run's result.
     """
     plan = [_attempt(source, decide) for source in inputs]
     if plan and all(isinstance(item, Outcome) for item in plan):
         reasons = "; ".join(sorted({item.reason for item in plan if isinstance(item, Outcome)}))
         raise InputError(f"nothing to do: {reasons} (all of {len(plan)}, the first is {plan[0].source})")
-    identity = identifier()
-    users = {identity(item.source): "an input" for item in plan if isinstance(item, Job) and item.source != STREAM}
-
-    def in_use(item: Job) -> str:
-        """What one of the job's targets is already, and for whom; empty if nothing."""
-        used = ((target, users.get(identity(target))) for target in item.targets if target != STREAM)
-        return next((f"{target} is {use}" for target, use in used if use), "")
-
+    names = _Names(plan)
     for number in sorted(range(len(plan)), key=lambda number: inputs[number].header is None):
         item, source = plan[number], inputs[number]
-        if isinstance(item, Job) and (reason := in_use(item)):
-            plan[number] = another = _attempt(source, decide, f"_{source.path.suffix[1:].lower()}")
-            if isinstance(another, Job) and another.targets == item.targets:
-                raise UsageError(f"{source.path} would be replaced: {reason}")
-            if isinstance(another, Job) and in_use(another):
-                plan[number] = Outcome(source.path, "failed", Code.NAME_TAKEN, f"{reason}: give this one another -o")
-            elif isinstance(another, Job):
-                told = f"named {another.targets[0].name}, since {reason}"
-                plan[number] = replace(another, warnings=(*another.warnings, told))
+        if isinstance(item, Job) and (reason := names.use(item) or names.earlier_use(item)):
+            ending = f"_{source.path.suffix[1:].lower()}"
+            plan[number] = _renamed(item, _attempt(source, decide, ending), reason, names)
         if isinstance(item := plan[number], Job):
-            users.update((identity(target), f"what {source.path} becomes") for target in item.targets)
+            names.claim(item)
     return plan
+
+
+def _renamed(item: Job, another: Job | Outcome, reason: str, names: "_Names") -> Job | Outcome:
+    """What becomes of a job whose target is in use: `another` with an ending of its own, if that is free."""
+    if isinstance(another, Outcome):
+        return another
+    if another.targets == item.targets:  # -o names the file
+        if names.use(item):
+            raise UsageError(f"{item.source} would be replaced: {reason}")
+        return item
+    if names.use(another) or names.earlier_use(another):
+        return Outcome(item.source, "failed", Code.NAME_TAKEN, f"{reason}: give this one another -o")
+    told = f"named {another.targets[0].name}, since {reason}"
+    return replace(another, warnings=(*another.warnings, told))
+
+
+class _Names:
+    """Whose the names of results are: this run's inputs' and results', and those that earlier runs made."""
+
+    def __init__(self, plan: Sequence[Job | Outcome]) -> None:
+        jobs = [item for item in plan if isinstance(item, Job)]
+        self._identity = identifier()
+        self._users = {self._identity(item.source): "an input" for item in jobs if item.source != STREAM}
+        self._made_from = cache(_made_from)
+        targets = [target for item in jobs for target in item.targets]
+        map_paths(self._made_from, targets, remote=any(map(is_remote, targets)))
+
+    def claim(self, item: Job) -> None:
+        """Give a job its targets' names."""
+        self._users.update((self._identity(target), f"what {item.source} becomes") for target in item.targets)
+
+    def use(self, item: Job) -> str:
+        """What one of a job's targets is in this run already, and for whom; empty if nothing."""
+        used = ((target, self._users.get(self._identity(target))) for target in item.targets if target != STREAM)
+        return next((f"{target} is {use}" for target, use in used if use), "")
+
+    def earlier_use(self, item: Job) -> str:
+        """What one of a job's targets is, if an earlier run made it from another file; empty if not."""
+        if item.source == STREAM:
+            return ""
+        made = ((target, self._made_from(target)) for target in item.targets)
+        return next((f"{target} is what {name} became" for target, name in made if self._differs(item, name)), "")
+
+    def _differs(self, item: Job, name: str) -> bool:
+        """Whether a file's name is another one's than the job's source, which may have changed its case meanwhile."""
+        if name.casefold() == item.source.name.casefold():
+            return name != item.source.name and self._identity(item.source.with_name(name)) in self._users
+        return bool(name)
+
+
+def _made_from(target: Path) -> str:
+    """The name of the file that an earlier run made a result from; empty if there is none, or it does not tell."""
+    try:
+        record = None if target == STREAM else peek(target).record
+    except (IrnError, OSError):
+        return ""
+    return record.name if record else ""
 
 
 def _attempt(source: Input, decide: Callable[[Input, str], Job | Outcome], ending: str = "") -> Job | Outcome:
