@@ -88,7 +88,7 @@ class Restored:
     seed: int  # the latent's draw; the three are 0 where a kept latent was used
     temperature: float
     sample: int
-    name: str = _since(1, "")  # of the small picture's file, without directories
+    name: str = _since(1, "")  # of the original's file; of the small picture's, where that had no record
 
 
 def to_text(record: Record | Restored) -> str:

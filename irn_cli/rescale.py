@@ -245,13 +245,14 @@ class Rescaler:
         icc = picture.icc
         if mode == "L" and record:
             icc = base64.b64decode(record.grey_icc) or None
+        name = record.name if record else picture.name
         return dataclasses.replace(
             picture,
             pixels=pixels,
             alpha=alpha,
             mode=mode,
             icc=icc,
-            record=Restored(self.scale, self.model.name, self.model.revision, self.hash, *drawn, name=picture.name),
+            record=Restored(self.scale, self.model.name, self.model.revision, self.hash, *drawn, name=name),
             full_alpha=None,
             latent=None,
             refinement=None,

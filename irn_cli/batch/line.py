@@ -33,6 +33,7 @@ from irn_cli.inputs import STREAM
 from irn_cli.latent import latent_path
 from irn_cli.paths import exists
 from irn_cli.picture import Picture
+from irn_cli.record import Record
 from irn_cli.streams import standard_input, standard_output
 from irn_cli.threads import TorchPool
 
@@ -220,6 +221,8 @@ class _Pipeline:
             trim_memory()
         if self._strip:
             picture = replace(picture, icc=None, exif=None, xmp=None, dpi=None, chunks=(), name="")
+            if isinstance(picture.record, Record):
+                picture = replace(picture, record=replace(picture.record, name=""))
         return picture
 
     def _store(self, made: Product | Copy) -> "_Written":

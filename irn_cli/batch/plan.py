@@ -285,23 +285,25 @@ def _planned(inputs: Sequence[Input], decide: Callable[[Input, str], Job | Outco
     names = _Names(plan)
     for number in sorted(range(len(plan)), key=lambda number: inputs[number].header is None):
         item, source = plan[number], inputs[number]
-        if isinstance(item, Job) and (reason := names.use(item) or names.earlier_use(item)):
-            ending = f"_{source.path.suffix[1:].lower()}"
-            plan[number] = _renamed(item, _attempt(source, decide, ending), reason, names)
+        if isinstance(item, Job) and (reason := names.use(item) or names.earlier_use(item, source)):
+            plan[number] = _renamed(item, source, decide, reason, names)
         if isinstance(item := plan[number], Job):
             names.claim(item)
     return plan
 
 
-def _renamed(item: Job, another: Job | Outcome, reason: str, names: "_Names") -> Job | Outcome:
-    """What becomes of a job whose target is in use: `another` with an ending of its own, if that is free."""
+def _renamed(
+    item: Job, source: Input, decide: Callable[[Input, str], Job | Outcome], reason: str, names: "_Names"
+) -> Job | Outcome:
+    """What becomes of a job whose target is in use: the same with its format in its name, if that is free."""
+    another = _attempt(source, decide, f"_{source.path.suffix[1:].lower()}")
     if isinstance(another, Outcome):
         return another
     if another.targets == item.targets:  # -o names the file
         if names.use(item):
             raise UsageError(f"{item.source} would be replaced: {reason}")
         return item
-    if names.use(another) or names.earlier_use(another):
+    if names.use(another) or names.earlier_use(another, source):
         return Outcome(item.source, "failed", Code.NAME_TAKEN, f"{reason}: give this one another -o")
     told = f"named {another.targets[0].name}, since {reason}"
     return replace(another, warnings=(*another.warnings, told))
@@ -327,22 +329,25 @@ class _Names:
         used = ((target, self._users.get(self._identity(target))) for target in item.targets if target != STREAM)
         return next((f"{target} is {use}" for target, use in used if use), "")
 
-    def earlier_use(self, item: Job) -> str:
-        """What one of a job's targets is, if an earlier run made it from another file; empty if not."""
-        if item.source == STREAM:
+    def earlier_use(self, item: Job, source: Input) -> str:
+        """What one of a job's targets is, if an earlier run made it from another original; empty if not."""
+        record = source.header.record if source.header else None
+        original = record.name if isinstance(record, Record) else source.path.name
+        if source.path == STREAM or not original:
             return ""
         made = ((target, self._made_from(target)) for target in item.targets)
-        return next((f"{target} is what {name} became" for target, name in made if self._differs(item, name)), "")
+        others = ((target, name) for target, name in made if self._differ(source, original, name))
+        return next((f"{target} is made from {name}" for target, name in others), "")
 
-    def _differs(self, item: Job, name: str) -> bool:
-        """Whether a file's name is another one's than the job's source, which may have changed its case meanwhile."""
-        if name.casefold() == item.source.name.casefold():
-            return name != item.source.name and self._identity(item.source.with_name(name)) in self._users
+    def _differ(self, source: Input, original: str, name: str) -> bool:
+        """Whether a name is not the original's, not even from before its case was changed."""
+        if name.casefold() == original.casefold():
+            return name != original and self._identity(source.path.with_name(name)) in self._users
         return bool(name)
 
 
 def _made_from(target: Path) -> str:
-    """The name of the file that an earlier run made a result from; empty if there is none, or it does not tell."""
+    """The name of the original that an earlier run made a result from; empty if there is none, or it does not tell."""
     try:
         record = None if target == STREAM else peek(target).record
     except (IrnError, OSError):
