@@ -50,17 +50,9 @@ class Canvas:
         small = -(-self.size[0] // self.scale), -(-self.size[1] // self.scale)
         return to_pixels(u[self.border.rows :, self.border.columns :, :3], small), u
 
-    def upscale(
-        self,
-        small: Pixels,
-        *,
-        seed: int = 0,
-        temperature: float = 1.0,
-        sample: int = 0,
-        progress: Progress | None = None,
-    ) -> Pixels:
-        """Make a small picture large with a drawn latent."""
-        return self.restore(self.draw(small, seed=seed, temperature=temperature, sample=sample), progress)
+    def upscale(self, small: Pixels, progress: Progress | None = None) -> Pixels:
+        """Make a small picture large with the latent that is drawn by default."""
+        return self.restore(self.draw(small), progress)
 
     def draw(self, small: Pixels, *, seed: int = 0, temperature: float = 1.0, sample: int = 0) -> Tensor:
         """A map of the small picture beside a latent: nothing but seed, sample and pixels matters to what is drawn."""

@@ -230,9 +230,8 @@ class Rescaler:
             pixels = canvas.restore(canvas.with_latent(picture.pixels, latent), progress)
         else:
             canvas = self._canvas(surroundings, size, grey=mode == "L")
-            pixels = canvas.upscale(
-                picture.pixels, seed=seed, temperature=temperature, sample=sample, progress=progress
-            )
+            u = canvas.draw(picture.pixels, seed=seed, temperature=temperature, sample=sample)
+            pixels = canvas.restore(u, progress)
             drawn = int(seed), float(temperature), int(sample)  # NumPy's numbers are none for a record
             warnings += self._unknown(temperature)
         if latent and latent.original != hash_pixels(pixels):
@@ -415,7 +414,7 @@ def _blend(
         blended = _rounded(small * (1 - weight) + reference * weight)
         if share < 1 and find_artifact(blended, reference).deviation > THRESHOLD:
             continue
-        error = _error(pixels, [(0, canvas.upscale(blended, progress=progress))], where)
+        error = _error(pixels, [(0, canvas.upscale(blended, progress))], where)
         if error < least:
             best, least, best_share = blended, error, share
         if error <= target:

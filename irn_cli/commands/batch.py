@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from irn_cli.commands.options import MAX_PIXELS, NAME, Runner, argument, debugging, section, wait_asleep
+from irn_cli.commands.options import MAX_PIXELS, NAME, Runner, argument, debugging, option, wait_asleep
 from irn_cli.errors import InputError, UsageError, one_line
 from irn_cli.streams import standard_input, standard_output
 
@@ -20,36 +20,32 @@ if TYPE_CHECKING:
     from irn_cli.inputs import Input
 
 
-_inputs = section("Inputs")
-_outputs = section("Outputs")
-_messages = section("Messages")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Batch(Runner):
     """Options that `downscale` and `upscale` share."""
 
     sources: tuple[str, ...] = argument(nargs=-1, type=NAME, metavar="SRC...")
-    output: str | None = _outputs("-o", "--output", type=NAME, metavar="OUT", show_default="beside SRC",
+    output: str | None = option("Outputs", "-o", "--output", type=NAME, metavar="OUT", show_default="beside SRC",
         help="A file for one input, a directory for more; - is standard output.")  # fmt: skip
-    force: bool = _outputs("--force", is_flag=True, help="Replace existing files.")
-    skip_existing: bool = _outputs("--skip-existing", is_flag=True, help="Skip inputs whose outputs exist.")
-    update: bool = _outputs("--update", is_flag=True,
+    force: bool = option("Outputs", "--force", is_flag=True, help="Replace existing files.")
+    skip_existing: bool = option("Outputs", "--skip-existing", is_flag=True, help="Skip inputs whose outputs exist.")
+    update: bool = option("Outputs", "--update", is_flag=True,
         help="The same, but renew outputs that are older than their inputs.")  # fmt: skip
-    name: str | None = _outputs("--name", metavar="TEMPLATE",
+    name: str | None = option("Outputs", "--name", metavar="TEMPLATE",
         help="What each result is called; {stem}, {scale} and {suffix} are filled in.")  # fmt: skip
-    strip: bool = _outputs("--strip", is_flag=True,
+    strip: bool = option("Outputs", "--strip", is_flag=True,
         help="Leave out EXIF, XMP, colour profile, resolution and the original's name.")  # fmt: skip
-    files_from: str | None = _inputs("--files-from", type=NAME, metavar="FILE",
+    files_from: str | None = option("Inputs", "--files-from", type=NAME, metavar="FILE",
         help="Read more inputs from FILE, one per line; - is standard input.")  # fmt: skip
-    zeros: bool = _inputs("-0", "--null", is_flag=True, help="Names in --files-from end with a zero byte.")
-    shard: str | None = _inputs("--shard", metavar="I/N|slurm",
+    zeros: bool = option("Inputs", "-0", "--null", is_flag=True, help="Names in --files-from end with a zero byte.")
+    shard: str | None = option("Inputs", "--shard", metavar="I/N|slurm",
         help="Take the I-th of N shares of the inputs; slurm reads both from a job array's task.")  # fmt: skip
-    max_pixels: int = _inputs("--max-pixels", **MAX_PIXELS, help="Refuse larger pictures.")
-    as_json: bool = _messages("--json", is_flag=True, help="Print one JSON object per picture on standard output.")
-    quiet: bool = _messages("-q", "--quiet", is_flag=True, help="Show only warnings and failures.")
-    verbose: bool = _messages("-v", "--verbose", is_flag=True, help="Name each picture that is skipped, too.")
-    dry_run: bool = _messages("--dry-run", is_flag=True,
+    max_pixels: int = option("Inputs", "--max-pixels", **MAX_PIXELS, help="Refuse larger pictures.")
+    as_json: bool = option("Messages", "--json", is_flag=True,
+        help="Print one JSON object per picture on standard output.")  # fmt: skip
+    quiet: bool = option("Messages", "-q", "--quiet", is_flag=True, help="Show only warnings and failures.")
+    verbose: bool = option("Messages", "-v", "--verbose", is_flag=True, help="Name each picture that is skipped, too.")
+    dry_run: bool = option("Messages", "--dry-run", is_flag=True,
         help="Write nothing; say how much there is to do, and how long it takes, from a measured second.")  # fmt: skip
 
     def __post_init__(self) -> None:

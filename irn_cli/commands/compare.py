@@ -5,21 +5,19 @@ from pathlib import Path
 
 import click
 
-from irn_cli.commands.options import METRICS, PATH, argument, command, load_metrics, section
+from irn_cli.commands.options import METRICS, PATH, argument, command, load_metrics, option
 from irn_cli.streams import standard_output
-
-_protocol = section("Protocol")
-_results = section("Results")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Compare:
     first: Path = argument(type=PATH, metavar="A")
     second: Path = argument(type=PATH, metavar="B")
-    crop: int = _protocol("--crop", type=click.IntRange(0), default=0, metavar="N",
+    crop: int = option("Protocol", "--crop", type=click.IntRange(0), default=0, metavar="N",
         help="Pixels left out at each border; irn eval leaves out as many as the scale.")  # fmt: skip
-    metrics: tuple[str, ...] = _protocol("--metric", **METRICS)
-    as_json: bool = _results("--json", is_flag=True, help="Print one JSON object per picture instead of the table.")
+    metrics: tuple[str, ...] = option("Protocol", "--metric", **METRICS)
+    as_json: bool = option("Results", "--json", is_flag=True,
+        help="Print one JSON object per picture instead of the table.")  # fmt: skip
 
 
 @command(_Compare)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from irn_cli.commands.batch import Batch, find_inputs, run_plan
-from irn_cli.commands.options import REFINE, SCALES, Finite, Scales, Weights, command, section
+from irn_cli.commands.options import REFINE, SCALES, Finite, Scales, Weights, command, option
 from irn_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,42 +16,38 @@ if TYPE_CHECKING:
     from irn_cli.formats import FormatName
 
 
-_outputs = section("Outputs")
-_network = section("Network")
-_checks = section("Checks")
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Downscale(Batch):
-    scale: int | None = _network("-s", "--scale", type=SCALES, show_default="4, or that of --model",
+    scale: int | None = option("Network", "-s", "--scale", type=SCALES, show_default="4, or that of --model",
         help="How many times smaller.")  # fmt: skip
-    model: str | None = _network("-m", "--model", type=Weights(), metavar="MODEL",
+    model: str | None = option("Network", "-m", "--model", type=Weights(), metavar="MODEL",
         show_default="the shipped ones of the scale", help="Weights: a name or a path.")  # fmt: skip
-    border: Literal["auto", "zero", "mirror", "edge"] = _network("--border",
+    border: Literal["auto", "zero", "mirror", "edge"] = option("Network", "--border",
         type=click.Choice(["auto", "zero", "mirror", "edge"]), default="auto",
         help="What surrounds a picture in the network; auto is zero, and what restores best where a side is below "
              "64 pixels.")  # fmt: skip
-    refine: int = _network("--refine", **REFINE,
+    refine: int = option("Network", "--refine", **REFINE,
         help="Improve each small picture N times (10 where no N is given), so that it restores better. Each time takes "
              "about as long as making it and restoring it twice.")  # fmt: skip
-    format: "FormatName | None" = _outputs("--format", type=click.Choice(["png", "webp", "tiff", "jxl"]),
+    format: "FormatName | None" = option("Outputs", "--format", type=click.Choice(["png", "webp", "tiff", "jxl"]),
         show_default="that of OUT's name, or png",
         help="Format of the small pictures, all lossless; jxl needs the extra irn-cli[formats].")  # fmt: skip
-    keep_latent: bool = _outputs("--keep-latent", is_flag=True,
+    keep_latent: bool = option("Outputs", "--keep-latent", is_flag=True,
         help="Also write what the small picture cannot hold: with it the original comes back bit for bit. It takes "
              "about 6 bytes per pixel of the original, more than the original as a PNG.")  # fmt: skip
-    no_mark: bool = _outputs("--no-mark", is_flag=True,
+    no_mark: bool = option("Outputs", "--no-mark", is_flag=True,
         help="Leave out the mark in the lowest bits of 64 pixels, which restores a small picture that has lost its "
              "record.")  # fmt: skip
-    on_artifact: Literal["warn", "fail", "bicubic"] = _checks("--on-artifact",
+    on_artifact: Literal["warn", "fail", "bicubic"] = option("Checks", "--on-artifact",
         type=click.Choice(["warn", "fail", "bicubic"]), default="warn",
         help="What to do about coloured blotches in the small picture; bicubic blends them away.")  # fmt: skip
-    verify: bool = _checks("--verify", is_flag=True, help="Restore each small picture at once and show its PSNR.")
-    min_psnr: float | None = _checks("--min-psnr", type=Finite(0), metavar="DB",
+    verify: bool = option("Checks", "--verify", is_flag=True,
+        help="Restore each small picture at once and show its PSNR.")  # fmt: skip
+    min_psnr: float | None = option("Checks", "--min-psnr", type=Finite(0), metavar="DB",
         help="Fail, and write nothing, if the PSNR on Y is lower.")  # fmt: skip
-    scales: tuple[int, ...] = _checks("--scales", type=Scales(), metavar="4,2", show_default=False, default=(),
+    scales: tuple[int, ...] = option("Checks", "--scales", type=Scales(), metavar="4,2", show_default=False, default=(),
         help="Make each picture small by the largest of these factors at which it reaches --min-psnr.")  # fmt: skip
-    otherwise: Literal["fail", "skip", "copy", "keep"] = _checks("--otherwise",
+    otherwise: Literal["fail", "skip", "copy", "keep"] = option("Checks", "--otherwise",
         type=click.Choice(["fail", "skip", "copy", "keep"]), default="fail",
         help="What becomes of a picture that does not reach --min-psnr: left out, copied as it is, or made small by "
              "the least factor all the same.")  # fmt: skip

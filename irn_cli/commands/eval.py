@@ -19,9 +19,9 @@ from irn_cli.commands.options import (
     Weights,
     command,
     load_metrics,
+    option,
     require_folders,
     require_weights,
-    section,
     wait_asleep,
 )
 from irn_cli.streams import standard_output
@@ -32,52 +32,46 @@ if TYPE_CHECKING:
     from irn_cli.report import Results
 
 
-_pictures = section("Pictures")
-_methods = section("Methods")
-_protocol = section("Protocol")
-_results = section("Results")
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Eval(Runner):
-    directories: tuple[Path, ...] = _pictures("--data", type=PATH, multiple=True, metavar="DIR",
+    directories: tuple[Path, ...] = option("Pictures", "--data", type=PATH, multiple=True, metavar="DIR",
         help="A folder of pictures, sub-folders included: a data set named after it.  [repeatable]")  # fmt: skip
-    include_own: bool = _pictures("--include-own", is_flag=True, help="Measure pictures that irn made too.")
-    models: tuple[str, ...] = _methods("-m", "--model", multiple=True, type=Weights(), metavar="MODEL",
+    include_own: bool = option("Pictures", "--include-own", is_flag=True, help="Measure pictures that irn made too.")
+    models: tuple[str, ...] = option("Methods", "-m", "--model", multiple=True, type=Weights(), metavar="MODEL",
         show_default="the shipped one of the scale",
         help="Weights: a name, a path, or an official .pth.  [repeatable]")  # fmt: skip
-    scale: int | None = _methods("-s", "--scale", type=SCALES, show_default="the models', or 4",
+    scale: int | None = option("Methods", "-s", "--scale", type=SCALES, show_default="the models', or 4",
         help="How many times smaller.")  # fmt: skip
-    refine: int = _methods("--refine", **REFINE,
+    refine: int = option("Methods", "--refine", **REFINE,
         help="Measure each model a second time, its small pictures improved N times (10 where no N is given), as "
              "downscale --refine does.")  # fmt: skip
-    baselines: tuple[str, ...] = _methods("--baseline", multiple=True,
+    baselines: tuple[str, ...] = option("Methods", "--baseline", multiple=True,
         type=click.Choice(["bicubic", "lanczos", "area", "jpeg", "webp", "avif"]),
         help="Measure plain interpolation too; or a codec, which gets the full picture into as many bytes as the first "
              "method's small one takes.  [repeatable]")  # fmt: skip
-    upscalers: tuple[Path, ...] = _methods("--upscaler", type=PATH, multiple=True, metavar="FILE",
+    upscalers: tuple[Path, ...] = option("Methods", "--upscaler", type=PATH, multiple=True, metavar="FILE",
         help="Measure a super-resolution network on bicubic small pictures: weights of any architecture that spandrel "
              "knows.  [repeatable; needs irn-cli[spandrel]]")  # fmt: skip
-    others: tuple[str, ...] = _methods("--results", multiple=True, metavar="NAME=DIR[,LRDIR]",
+    others: tuple[str, ...] = option("Methods", "--results", multiple=True, metavar="NAME=DIR[,LRDIR]",
         help="Measure pictures that another program restored, found in DIR by the originals' names (and suffixes such "
              "as _x4 or _SR), and its small ones in LRDIR.  [repeatable]")  # fmt: skip
-    metrics: tuple[str, ...] = _protocol("--metric", **METRICS)
-    samples: int = _protocol("--samples", type=click.IntRange(1), default=1, metavar="N",
+    metrics: tuple[str, ...] = option("Protocol", "--metric", **METRICS)
+    samples: int = option("Protocol", "--samples", type=click.IntRange(1), default=1, metavar="N",
         help="Draws of the latent; scores are means.")  # fmt: skip
-    seed: int = _protocol("--seed", metavar="S", type=int, default=0, help="Which latents to draw.")
-    temperature: float = _protocol("--temperature", metavar="T", type=Finite(0), default=1.0,
+    seed: int = option("Protocol", "--seed", metavar="S", type=int, default=0, help="Which latents to draw.")
+    temperature: float = option("Protocol", "--temperature", metavar="T", type=Finite(0), default=1.0,
         help="Standard deviation of the latent; 0 is its mean.")  # fmt: skip
-    crop: int | None = _protocol("--crop", type=click.IntRange(0), metavar="N", show_default="the scale",
+    crop: int | None = option("Protocol", "--crop", type=click.IntRange(0), metavar="N", show_default="the scale",
         help="Pixels left out at each border.")  # fmt: skip
-    page: Path | None = _results("--report", type=PATH, metavar="FILE.html",
+    page: Path | None = option("Results", "--report", type=PATH, metavar="FILE.html",
         help="Write a page with the tables and with pictures to compare.")  # fmt: skip
-    json_file: str | None = _results("--json", type=NAME, metavar="FILE|-",
+    json_file: str | None = option("Results", "--json", type=NAME, metavar="FILE|-",
         help="Write everything as JSON; infinite PSNR is null.")  # fmt: skip
-    csv_file: str | None = _results("--csv", type=NAME, metavar="FILE|-",
+    csv_file: str | None = option("Results", "--csv", type=NAME, metavar="FILE|-",
         help="Write one line per picture and method.")  # fmt: skip
-    force: bool = _results("--force", is_flag=True, help="Replace existing files.")
-    quiet: bool = _results("-q", "--quiet", is_flag=True, help="Show no progress and no table.")
-    compared: tuple[Path, Path] | None = _results("--compare", type=PATH, nargs=2, metavar="A.json B.json",
+    force: bool = option("Results", "--force", is_flag=True, help="Replace existing files.")
+    quiet: bool = option("Results", "-q", "--quiet", is_flag=True, help="Show no progress and no table.")
+    compared: tuple[Path, Path] | None = option("Results", "--compare", type=PATH, nargs=2, metavar="A.json B.json",
         help="Measure nothing: show what changed from one --json to another, with 95 % intervals.")  # fmt: skip
 
     def __post_init__(self) -> None:

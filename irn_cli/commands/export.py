@@ -6,23 +6,21 @@ from typing import Literal
 
 import click
 
-from irn_cli.commands.options import PATH, Weights, argument, command, require_weights, section
+from irn_cli.commands.options import PATH, Weights, argument, command, option, require_weights
 from irn_cli.errors import UsageError
-
-_outputs = section("Outputs")
-_network = section("Network")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Export:
     output: Path = argument(type=PATH, metavar="FILE.onnx")
-    model: str = _network("-m", "--model", type=Weights(), metavar="MODEL", default="irn-x4",
+    model: str = option("Network", "-m", "--model", type=Weights(), metavar="MODEL", default="irn-x4",
         help="Weights: a name or a path.")  # fmt: skip
-    direction: Literal["up", "down"] = _network("--direction", type=click.Choice(["up", "down"]), required=True,
-        help="Which way: from the small picture to the large one, or back.")  # fmt: skip
-    latent: Literal["input", "zero"] = _network("--latent", type=click.Choice(["input", "zero"]), default="input",
+    direction: Literal["up", "down"] = option("Network", "--direction", type=click.Choice(["up", "down"]),
+        required=True, help="Which way: from the small picture to the large one, or back.")  # fmt: skip
+    latent: Literal["input", "zero"] = option("Network", "--latent", type=click.Choice(["input", "zero"]),
+        default="input",
         help="Whether the file for up takes z, drawn from N(0, 1), or has its mean inside.")  # fmt: skip
-    force: bool = _outputs("--force", is_flag=True, help="Replace an existing file.")
+    force: bool = option("Outputs", "--force", is_flag=True, help="Replace an existing file.")
 
     def __post_init__(self) -> None:
         require_weights([self.model])

@@ -5,20 +5,18 @@ from dataclasses import dataclass
 
 import click
 
-from irn_cli.commands.options import MAX_PIXELS, NAME, SCALES, argument, command, section
+from irn_cli.commands.options import MAX_PIXELS, NAME, SCALES, argument, command, option
 from irn_cli.errors import one_line
 from irn_cli.streams import standard_output
-
-_inputs = section("Inputs")
-_messages = section("Messages")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Info:
     sources: tuple[str, ...] = argument(nargs=-1, type=NAME, metavar="SRC...", required=True)
-    scale: int = _inputs("-s", "--scale", type=SCALES, default=4, help="How many times smaller they are to be made.")
-    max_pixels: int = _inputs("--max-pixels", **MAX_PIXELS, help="Do not decode larger pictures.")
-    as_json: bool = _messages("--json", is_flag=True, help="Print one JSON object per picture.")
+    scale: int = option("Inputs", "-s", "--scale", type=SCALES, default=4,
+        help="How many times smaller they are to be made.")  # fmt: skip
+    max_pixels: int = option("Inputs", "--max-pixels", **MAX_PIXELS, help="Do not decode larger pictures.")
+    as_json: bool = option("Messages", "--json", is_flag=True, help="Print one JSON object per picture.")
 
 
 @command(_Info)

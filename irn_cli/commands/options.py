@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 NAME = click.Path(readable=False)  # lets names of files be completed; whoever reads one says what is wrong with it
 PATH = click.Path(readable=False, path_type=Path)
 SCALES = click.Choice([2, 4, 8])
+Section = Literal["Inputs", "Pictures", "Outputs", "Network", "Runner", "Latent", "Methods", "Protocol", "Recipe",
+                  "Run", "Checks", "Results", "Messages"]  # fmt: skip
 MAX_PIXELS: dict[str, Any] = {  # the default is `image.MAX_PIXELS`, which a test compares: importing Pillow takes time
     "type": click.IntRange(1), "default": 500_000_000, "metavar": "N",
 }  # fmt: skip
@@ -107,7 +109,7 @@ class Weights(click.Path):
 class _Option(click.Option):
     """An option that the help shows in a section, with a default in words as it stands, and without its range."""
 
-    def __init__(self, *arguments: Any, section: str, **options: Any) -> None:
+    def __init__(self, *arguments: Any, section: Section, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.section = section
 
@@ -139,9 +141,9 @@ class _Command(click.Command):
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
-        for option in self.get_params(context):
-            if isinstance(option, click.Option) and (row := option.get_help_record(context)):
-                sections.setdefault(option.section if isinstance(option, _Option) else "Help", []).append(row)
+        for one in self.get_params(context):
+            if isinstance(one, click.Option) and (row := one.get_help_record(context)):
+                sections.setdefault(one.section if isinstance(one, _Option) else "Help", []).append(row)
         for title, rows in sections.items():
             with formatter.section(title):
                 formatter.write_dl(rows)
@@ -164,13 +166,9 @@ def argument(**attributes: Any) -> Any:
     return field(metadata={"parameter": partial(click.Argument, **attributes)})
 
 
-def section(title: str) -> Callable[..., Any]:
-    """How to declare the options of one section of the help as fields: the arguments are those of `click.option`."""
-
-    def declare(*flags: str, **attributes: Any) -> Any:
-        return field(metadata={"parameter": lambda names: _Option([*names, *flags], section=title, **attributes)})
-
-    return declare
+def option(section: Section, *flags: str, **attributes: Any) -> Any:
+    """Declare an option as a field, in a section of the help; the other arguments are those of `click.option`."""
+    return field(metadata={"parameter": lambda names: _Option([*names, *flags], section=section, **attributes)})
 
 
 Options = TypeVar("Options")
@@ -188,22 +186,18 @@ def command(kind: type[Options], name: str | None = None) -> Callable[[Callable[
     return decorate
 
 
-_running = section("Runner")
-_network = section("Network")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Device:
     """Where a network runs, and how."""
 
-    device: str = _network("--device", metavar="auto|cpu|cuda[:N]|mps", default="auto",
+    device: str = option("Network", "--device", metavar="auto|cpu|cuda[:N]|mps", default="auto",
         help="Where the network runs; mps, a Mac's GPU, in float32 and untested.")  # fmt: skip
-    precision: str = _network("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto",
+    precision: str = option("Network", "--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto",
         help="Arithmetic of the convolutions; auto is bf16 where the hardware has it.")  # fmt: skip
-    memory: str | None = _network("--memory", metavar="SIZE", show_default="what there is",
+    memory: str | None = option("Network", "--memory", metavar="SIZE", show_default="what there is",
         help="Use at most this much memory, such as 2GB or 500MB.")  # fmt: skip
-    threads: int | None = _network("--threads", type=click.IntRange(1), metavar="N", show_default="one per core",
-        help="Threads to compute with on the CPU.")  # fmt: skip
+    threads: int | None = option("Network", "--threads", type=click.IntRange(1), metavar="N",
+        show_default="one per core", help="Threads to compute with on the CPU.")  # fmt: skip
 
     def __post_init__(self) -> None:
         from irn_cli.hardware import check_device, parse_memory
@@ -217,16 +211,16 @@ class Device:
 class Runner(Device):
     """What runs the work: this machine, or a cluster's workers."""
 
-    runner: Literal["local", "ray"] = _running("--runner", type=click.Choice(["local", "ray"]), default="local",
+    runner: Literal["local", "ray"] = option("Runner", "--runner", type=click.Choice(["local", "ray"]), default="local",
         help="Run on this machine, or on the workers of a Ray cluster.")  # fmt: skip
-    ray_address: str | None = _running("--ray-address", metavar="HOST:PORT", envvar="RAY_ADDRESS",
+    ray_address: str | None = option("Runner", "--ray-address", metavar="HOST:PORT", envvar="RAY_ADDRESS",
         show_envvar=True, show_default="start Ray here", help="The cluster's head; auto is the one that runs here.",
     )  # fmt: skip
-    workers: int | None = _running("--workers", type=click.IntRange(1), metavar="N", show_default="as many as fit",
-        help="How many pictures to work on at once, on all machines.")  # fmt: skip
-    cpus_per_worker: float | None = _running("--cpus-per-worker", type=Finite(0, min_open=True), metavar="N",
+    workers: int | None = option("Runner", "--workers", type=click.IntRange(1), metavar="N",
+        show_default="as many as fit", help="How many pictures to work on at once, on all machines.")  # fmt: skip
+    cpus_per_worker: float | None = option("Runner", "--cpus-per-worker", type=Finite(0, min_open=True), metavar="N",
         show_default="2", help="How many threads each worker has.")  # fmt: skip
-    gpus_per_worker: float | None = _running("--gpus-per-worker", type=Finite(0), metavar="N",
+    gpus_per_worker: float | None = option("Runner", "--gpus-per-worker", type=Finite(0), metavar="N",
         show_default="1 where there are any", help="Its share of GPUs; 0.5 puts two workers on each.")  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -14,9 +14,9 @@ from irn_cli.commands.options import (
     Device,
     Weights,
     command,
+    option,
     require_folders,
     require_weights,
-    section,
 )
 from irn_cli.errors import UsageError
 
@@ -24,58 +24,52 @@ if TYPE_CHECKING:
     from irn_cli.train.request import Request
 
 
-_network = section("Network")
-_pictures = section("Pictures")
-_recipe = section("Recipe")
-_training = section("Run")
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Train(Device):
-    data: tuple[Path, ...] = _pictures("--data", multiple=True, type=PATH, metavar="DIR",
+    data: tuple[Path, ...] = option("Pictures", "--data", multiple=True, type=PATH, metavar="DIR",
         help="Folder of training pictures, searched at any depth.  [repeatable]")  # fmt: skip
-    validation: Path | None = _pictures("--val", type=PATH, metavar="DIR",
+    validation: Path | None = option("Pictures", "--val", type=PATH, metavar="DIR",
         show_default="a few training pictures, held out", help="Folder of validation pictures.")  # fmt: skip
-    include_own: bool = _pictures("--include-own", is_flag=True, help="Use pictures that irn made too.")
-    recipe: str | None = _recipe("--recipe", type=click.Choice(["irn", "irn-plus", "irn-shipped"]), show_default="irn",
-        help="The paper's first stage, its second, or what made the shipped weights.")  # fmt: skip
-    config: Path | None = _recipe("--config", type=PATH, metavar="FILE.toml",
+    include_own: bool = option("Pictures", "--include-own", is_flag=True, help="Use pictures that irn made too.")
+    recipe: str | None = option("Recipe", "--recipe", type=click.Choice(["irn", "irn-plus", "irn-shipped"]),
+        show_default="irn", help="The paper's first stage, its second, or what made the shipped weights.")  # fmt: skip
+    config: Path | None = option("Recipe", "--config", type=PATH, metavar="FILE.toml",
         help="Settings that override the recipe's; the options below override both.")  # fmt: skip
-    scale: int | None = _recipe("-s", "--scale", type=SCALES, show_default="that of --init, or the recipe's",
+    scale: int | None = option("Recipe", "-s", "--scale", type=SCALES, show_default="that of --init, or the recipe's",
         help="How many times smaller.")  # fmt: skip
-    iterations: int | None = _recipe("--iterations", type=int, metavar="N", show_default="the recipe's, as all below",
-        help="Steps of the whole run.")  # fmt: skip
-    batch: int | None = _recipe("--batch", type=int, metavar="N", help="Crops per step.")
-    patch: int | None = _recipe("--patch", type=int, metavar="N", help="Side of a crop, in pixels.")
-    lr: float | None = _recipe("--lr", type=float, metavar="R", help="Peak learning rate.")
-    seed: int | None = _recipe("--seed", metavar="S", type=int, help="Seed of all random numbers.")
-    vgg: Path | None = _recipe("--vgg", type=PATH, metavar="FILE",
+    iterations: int | None = option("Recipe", "--iterations", type=int, metavar="N",
+        show_default="the recipe's, as all below", help="Steps of the whole run.")  # fmt: skip
+    batch: int | None = option("Recipe", "--batch", type=int, metavar="N", help="Crops per step.")
+    patch: int | None = option("Recipe", "--patch", type=int, metavar="N", help="Side of a crop, in pixels.")
+    lr: float | None = option("Recipe", "--lr", type=float, metavar="R", help="Peak learning rate.")
+    seed: int | None = option("Recipe", "--seed", metavar="S", type=int, help="Seed of all random numbers.")
+    vgg: Path | None = option("Recipe", "--vgg", type=PATH, metavar="FILE",
         help="VGG19 weights for irn-plus, in torchvision's layout (.pth or .safetensors).")  # fmt: skip
-    vgg_input: Literal["torchvision", "oxford"] | None = _recipe("--vgg-input",
+    vgg_input: Literal["torchvision", "oxford"] | None = option("Recipe", "--vgg-input",
         type=click.Choice(["torchvision", "oxford"]), show_default="torchvision",
         help="What they expect: normalised RGB, or BGR levels minus a mean.")  # fmt: skip
-    run: Path | None = _training("-o", "--output", metavar="RUN", type=PATH, show_default="runs/RECIPE-xSCALE",
+    run: Path | None = option("Run", "-o", "--output", metavar="RUN", type=PATH, show_default="runs/RECIPE-xSCALE",
         help="The run's directory.")  # fmt: skip
-    init: str | None = _training("--init", type=Weights(), metavar="WEIGHTS",
+    init: str | None = option("Run", "--init", type=Weights(), metavar="WEIGHTS",
         help="Start from these weights: a name or a path.")  # fmt: skip
-    resume: str | None = _training("--resume", is_flag=False, flag_value="", type=NAME, metavar="RUN",
+    resume: str | None = option("Run", "--resume", is_flag=False, flag_value="", type=NAME, metavar="RUN",
         help="Continue this run with its own recipe and pictures; without a name, the one of -o.")  # fmt: skip
-    anneal: str | None = _training("--anneal", metavar="40m",
+    anneal: str | None = option("Run", "--anneal", metavar="40m",
         help="Leave the run of --resume as it is; continue it in -o, with a rate that falls to zero in this time."
     )  # fmt: skip
-    force: bool = _training("--force", is_flag=True, help="Start over where the directory already holds a run.")
-    stop_after: int | None = _training("--stop-after", type=click.IntRange(1), metavar="N",
+    force: bool = option("Run", "--force", is_flag=True, help="Start over where the directory already holds a run.")
+    stop_after: int | None = option("Run", "--stop-after", type=click.IntRange(1), metavar="N",
         help="End cleanly after N steps in this call.")  # fmt: skip
-    time_limit: str | None = _training("--time-limit", metavar="9m",
+    time_limit: str | None = option("Run", "--time-limit", metavar="9m",
         help="End cleanly after this much work (90s, 9m, 1h30m).")  # fmt: skip
-    dry_run: bool = _training("--dry-run", is_flag=True,
+    dry_run: bool = option("Run", "--dry-run", is_flag=True,
         help="Check everything, print the recipe as it would run, and stop.")  # fmt: skip
-    tensorboard: bool = _training("--tensorboard", is_flag=True,
+    tensorboard: bool = option("Run", "--tensorboard", is_flag=True,
         help="Log for TensorBoard too, in the run's directory; needs irn-cli[tensorboard].")  # fmt: skip
-    quiet: bool = _training("-q", "--quiet", is_flag=True, help="Show only what went wrong.")
-    memory: str | None = _network("--memory", metavar="SIZE", show_default="a third of what there is",
+    quiet: bool = option("Run", "-q", "--quiet", is_flag=True, help="Show only what went wrong.")
+    memory: str | None = option("Network", "--memory", metavar="SIZE", show_default="a third of what there is",
         help="Keep at most this much of the training pictures in RAM, such as 2GB; the rest in a file.")  # fmt: skip
-    threads: int | None = _network("--threads", type=click.IntRange(1), metavar="N",
+    threads: int | None = option("Network", "--threads", type=click.IntRange(1), metavar="N",
         show_default="one per core that other programs leave free", help="Threads to compute with on the CPU."
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from irn_cli.commands.batch import Batch, find_inputs, run_plan
-from irn_cli.commands.options import NAME, SCALES, Finite, Size, Weights, command, section
+from irn_cli.commands.options import NAME, SCALES, Finite, Size, Weights, command, option
 from irn_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,35 +16,31 @@ if TYPE_CHECKING:
     from irn_cli.formats import FormatName
 
 
-_outputs = section("Outputs")
-_network = section("Network")
-_latent = section("Latent")
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Upscale(Batch):
-    samples: int = _latent("--samples", type=click.IntRange(1), default=1, metavar="N",
+    samples: int = option("Latent", "--samples", type=click.IntRange(1), default=1, metavar="N",
         help="How many restorations to draw of each.")  # fmt: skip
-    seed: int | None = _latent("--seed", metavar="S", type=int, show_default="0", help="Which latents to draw.")
-    temperature: float | None = _latent("--temperature", metavar="T", type=Finite(0), show_default="1",
+    seed: int | None = option("Latent", "--seed", metavar="S", type=int, show_default="0",
+        help="Which latents to draw.")  # fmt: skip
+    temperature: float | None = option("Latent", "--temperature", metavar="T", type=Finite(0), show_default="1",
         help="Their standard deviation; a warning says where MODEL was not trained for it.")  # fmt: skip
-    latent: str | None = _latent("--latent", type=NAME, metavar="FILE",
+    latent: str | None = option("Latent", "--latent", type=NAME, metavar="FILE",
         show_default="the one beside it, unless an option above is given",
         help="The kept latent of the one input.")  # fmt: skip
-    spread: bool = _latent("--spread", is_flag=True,
+    spread: bool = option("Latent", "--spread", is_flag=True,
         help="Also write a picture of where the samples differ: 20 times the difference, darker is more.")  # fmt: skip
-    scale: int | None = _network("-s", "--scale", type=SCALES, help="For pictures without a record of irn.")
-    size: tuple[int, int] | None = _network("--size", type=Size(), metavar="WxH",
+    scale: int | None = option("Network", "-s", "--scale", type=SCALES, help="For pictures without a record of irn.")
+    size: tuple[int, int] | None = option("Network", "--size", type=Size(), metavar="WxH",
         help="For such pictures: the original's size, which need not be a multiple of the scale.")  # fmt: skip
-    model: str | None = _network("-m", "--model", type=Weights(), metavar="MODEL",
+    model: str | None = option("Network", "-m", "--model", type=Weights(), metavar="MODEL",
         show_default="those that made the small picture", help="Weights: a name or a path.")  # fmt: skip
 
-    format: "FormatName | None" = _outputs("--format", type=click.Choice(["png", "jpg", "webp", "avif", "tiff", "jxl"]),
-        show_default="that of OUT's name, or png",
+    format: "FormatName | None" = option("Outputs", "--format",
+        type=click.Choice(["png", "jpg", "webp", "avif", "tiff", "jxl"]), show_default="that of OUT's name, or png",
         help="Format of the restored pictures; jxl needs the extra irn-cli[formats].")  # fmt: skip
-    quality: int | None = _outputs("--quality", type=click.IntRange(1, 100), metavar="N",
+    quality: int | None = option("Outputs", "--quality", type=click.IntRange(1, 100), metavar="N",
         show_default="lossless; jpg 95, avif 90", help="Quality of jpg, webp, avif and jxl, 1 to 100.")  # fmt: skip
-    original_names: bool = _outputs("--original-names", is_flag=True,
+    original_names: bool = option("Outputs", "--original-names", is_flag=True,
         help="Call restored pictures as their originals were, in the formats that those had.")  # fmt: skip
 
     @property

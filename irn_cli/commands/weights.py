@@ -5,10 +5,8 @@ from pathlib import Path
 
 import click
 
-from irn_cli.commands.options import PATH, Group, Weights, argument, command, section
+from irn_cli.commands.options import PATH, Group, Weights, argument, command, option
 from irn_cli.errors import one_line
-
-_outputs = section("Outputs")
 
 
 @click.group(cls=Group)
@@ -75,9 +73,9 @@ def weights_show(name: str) -> None:
 @dataclass(frozen=True, kw_only=True)
 class _Import:
     source: Path = argument(type=PATH)
-    output: Path | None = _outputs("-o", "--output", type=PATH, metavar="FILE",
+    output: Path | None = option("Outputs", "-o", "--output", type=PATH, metavar="FILE",
         show_default="SOURCE's name in the user's weights directory", help="The file to write.")  # fmt: skip
-    force: bool = _outputs("--force", is_flag=True, help="Replace an existing file.")
+    force: bool = option("Outputs", "--force", is_flag=True, help="Replace an existing file.")
 
 
 @command(_Import, "import")
@@ -101,9 +99,9 @@ def weights_import(options: _Import) -> None:
 @dataclass(frozen=True, kw_only=True)
 class _Pull:
     source: str = argument(metavar="hf:OWNER/NAME")
-    output: Path | None = _outputs("-o", "--output", type=PATH, metavar="FILE",
+    output: Path | None = option("Outputs", "-o", "--output", type=PATH, metavar="FILE",
         show_default="its own name in the user's weights directory", help="The file to write.")  # fmt: skip
-    force: bool = _outputs("--force", is_flag=True, help="Replace an existing file.")
+    force: bool = option("Outputs", "--force", is_flag=True, help="Replace an existing file.")
 
 
 @command(_Pull, "pull")
