@@ -75,15 +75,7 @@ def shrink_alpha(alpha: Alpha, scale: int) -> Alpha:
 
 
 def enlarge_alpha(alpha: Alpha, scale: int) -> Alpha:
-    """A large alpha from a small one, bicubic: where the original's own did not survive.
-
-    Args:
-        alpha: (h, w).
-        scale: how many times larger.
-
-    Returns:
-        (s h, s w), rounded.
-    """
+    """A large alpha (s h, s w) from a small one (h, w), bicubic: where the original's own did not survive."""
     large = np.empty((alpha.shape[0] * scale, alpha.shape[1] * scale), np.uint8)
     for top, band in bicubic_large(alpha[..., None], scale):
         large[top : top + len(band)] = np.rint(band[..., 0])

@@ -5,13 +5,12 @@ all border to it, and comes back as noise; such a picture is continued by itself
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Kind = Literal["zero", "mirror", "edge"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 LEAST = 64  # pixels: pictures with no shorter side are restored best with zeros around them (benchmarks/README.md)
 
 

@@ -79,7 +79,7 @@ class Canvas:
         return to_pixels(x[top:, left:], self.size, grey=self.grey)
 
     def keep(self, u: Tensor, pixels: Pixels, small: Pixels) -> Latent:
-        """The latent of a map in float16 where the original comes back with it, else in float32; tried, for it depends.
+        """The latent of a map: in float16 where, as is tried, that brings the original back, else in float32.
 
         Args:
             u: as `downscale` gives it.

@@ -157,7 +157,7 @@ def _start_driver(log: IO[bytes]) -> "tuple[subprocess.Popen[bytes], Connection]
 
 
 def _send(connection: "Connection", jobs: Sequence[JobT]) -> None:
-    """Feed the driver, which takes a job when a worker is idle; in a thread, for the pipe holds only so many."""
+    """Feed the driver, which takes a job when a worker is idle; in a thread, since the pipe holds only so many."""
     with suppress(OSError):  # the driver is gone, or need not go on
         for job in jobs:
             connection.send_bytes(pickle.dumps(job))

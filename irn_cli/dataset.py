@@ -31,7 +31,7 @@ class DataSet:
 
     @property
     def remark(self) -> str:
-        """What is to be told of what is left out; empty if nothing is."""
+        """A line about what is left out; empty if nothing is."""
         if not self.own:
             return ""
         return f"left out as made by irn: {len(self.own)}, the first is {self.own[0]}; include-own takes them too"
@@ -80,7 +80,7 @@ def _is_own(path: Path) -> bool:
     try:
         return peek(path).record is not None
     except IrnError:
-        return False  # whoever reads it tells what is wrong
+        return False  # whoever reads it reports what is wrong
 
 
 def find_data_sets(directories: Sequence[Path], *, include_own: bool = False) -> list[DataSet]:

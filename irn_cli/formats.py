@@ -75,7 +75,7 @@ _BY_SUFFIX = {suffix: known for known in FORMATS.values() for suffix in known.su
 
 
 def written_as(path: Path, *, small: bool = False) -> Format:
-    """The format that a path's suffix means; of a small picture, if so it is.
+    """The format that a path's suffix means; for a small picture, a lossless one.
 
     Raises:
         UsageError: a suffix of nothing that we write.

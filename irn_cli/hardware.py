@@ -48,7 +48,7 @@ def parse_memory(text: str) -> int:
 
 
 def physical_memory() -> int:
-    """Bytes of memory that this machine has; 4 GB where it does not tell."""
+    """Bytes of memory that this machine has; 4 GB where it does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):

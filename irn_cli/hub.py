@@ -79,7 +79,7 @@ def _snapshot(reference: str, repository: str, revision: str | None, files: str)
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within this scope the library logs nothing: what goes wrong is told by us, in a line."""
+    """Within this scope the library logs nothing: we report what goes wrong, in one line."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

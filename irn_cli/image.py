@@ -327,7 +327,7 @@ def _require_fitting(path: object, picture: Picture, chosen: Format) -> None:
     """Refuse to write a picture in a format that cannot hold it.
 
     Raises:
-        OutputError: so it is.
+        OutputError: it cannot.
     """
     instead = "write a PNG, WebP or TIFF instead"
     if max(picture.size) > chosen.longest:

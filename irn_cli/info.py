@@ -1,6 +1,6 @@
 """What a picture's file says of itself: what irn made of what, with which weights, and what irn would make of it.
 
-Pictures are decoded, for only so is it known whether one has changed; torch is not needed.
+Pictures are decoded, since nothing else shows whether one has changed; torch is not needed.
 """
 
 import dataclasses
@@ -81,7 +81,7 @@ class Info:
 
 
 def describe(source: Input, scale: int = 4, *, max_pixels: int = MAX_PIXELS) -> Info:
-    """Tell what is known of a file; whatever is wrong with it becomes its `error`.
+    """Say what is known of a file; whatever is wrong with it becomes its `error`.
 
     Args:
         source: the file.

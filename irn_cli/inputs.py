@@ -94,7 +94,7 @@ def _directory(path: Path) -> Path:
 
 
 def _meant(source: str, path: Path) -> tuple[dict[Path, Path] | None, str]:
-    """The files that an argument means, each with its place; None is the one that it names. Or why there is none."""
+    """The files that an argument means, each with its place; None if it names one file. And why, if there are none."""
     if path == STREAM or path.is_file():
         return None, ""
     if source and path.is_dir():
@@ -129,7 +129,7 @@ def _in_directory(directory: Path) -> dict[Path, Path]:
 def walk(directory: Path) -> Iterator[Path]:
     """Find what is named like a picture in a directory and below, in order; hidden names and linked directories not.
 
-    Pictures of formats that we do not read are among them: whoever reads them tells that they are left out. Likewise,
+    Pictures of formats that we do not read are among them: whoever reads them reports that they are left out. Likewise,
     a directory that may not be searched stands for what is in it, and so does a link that leads nowhere: whoever reads
     it learns why that is left out.
     """

@@ -49,7 +49,7 @@ class JxlImageFile(ImageFile.ImageFile):
             if self.info.get("icc_profile", b"")[4:8] == b"jxl " and _is_srgb(self.info["icc_profile"]):
                 del self.info["icc_profile"]  # nothing that stands in the file
             if not decoded.jpeg and self.info.get("exif"):  # the decoder has turned it, if it was to be
-                with suppress(ValueError):  # damaged: whoever reads it tells
+                with suppress(ValueError):  # damaged: whoever reads it reports it
                     self.info["exif"] = upright(self.info["exif"])[1]
             return loaded
         return super().load()

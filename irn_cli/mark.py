@@ -1,4 +1,4 @@
-"""The mark: 64 bits in the lowest bits of a small picture's green, which tell how to restore it without its record.
+"""The mark: 64 bits in the lowest bits of a small picture's green, which say how to restore it without its record.
 
 Galleries, hosts and optimisers drop what a file holds beside its pixels. The mark stays in every copy that has the same
 pixels: after another filter, palette, colour type, container or depth. `docs/record.md` has its layout.
@@ -20,7 +20,7 @@ _SCALES = {1: 2, 2: 4, 3: 8}
 
 @dataclass(frozen=True)
 class Mark:
-    """What a mark tells."""
+    """What a mark says."""
 
     scale: int
     size: tuple[int, int]  # (H, W) of the original
@@ -29,7 +29,7 @@ class Mark:
 
 
 def put(picture: Picture) -> Picture:
-    """A small picture with a mark; the same one, if it is too small or the mark could not tell how it was made."""
+    """A small picture with a mark; the same one, if it is too small or the mark could not say how it was made."""
     record = picture.record
     if not isinstance(record, Record) or record.method != "network" or record.border_rows or record.border_columns:
         return picture
@@ -77,5 +77,5 @@ def _bits(record: Record, small: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def _check(told: int, small: tuple[int, int]) -> int:
-    """CRC-32 over what is told and the small picture's size, each four bytes, the highest first."""
+    """CRC-32 over what the mark says and the small picture's size, each four bytes, the highest first."""
     return zlib.crc32(np.array([told, *small], ">u4").tobytes())

@@ -253,7 +253,7 @@ def load_methods(
 
     Args:
         models: names or paths of weights. The scale's own model where nothing is named that makes small pictures.
-        baselines: names out of BASELINES and CODECS; codecs come last, for they are held against the first method.
+        baselines: names out of BASELINES and CODECS; codecs come last, since they are compared with the first method.
         scale: which one; that of models and upscalers where None, and 4 where there are none.
         upscalers: files of super-resolution networks.
         results: other programs' pictures, as `find_results` takes them.

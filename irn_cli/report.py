@@ -116,7 +116,7 @@ def protocol(
     device: str,
     precision: str,
 ) -> dict[str, Any]:
-    """Tell all that the numbers depend on; the arguments are those of `evaluate` and `load_methods`."""
+    """All that the numbers depend on; the arguments are those of `evaluate` and `load_methods`."""
     where = resolve_device(device)
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),

@@ -79,8 +79,8 @@ class Rescaler:
         Args:
             model: the network; not changed.
             device: `auto`, `cpu`, `cuda`, `cuda:N` or, untested, `mps`.
-            precision: of the convolutions: `auto`, `fp32` or `bf16`. With a latent kept, `auto` is `fp32`: only so does
-                the original come back bit for bit.
+            precision: of the convolutions: `auto`, `fp32` or `bf16`. With a latent kept, `auto` is `fp32`: only
+                then does the original come back bit for bit.
             memory: most bytes to use on the device, or a text such as `2GB`; None is what there is.
 
         Raises:
@@ -199,7 +199,7 @@ class Rescaler:
             picture: the small picture, as `downscale` takes one; with its `latent`, if that was kept, nothing is drawn.
                 One without a record, as an array is, is only enlarged, `scale` times.
             seed: which latents to draw; equal seeds draw equal latents for equal small pictures.
-            temperature: the latent's standard deviation; `model.temperatures` tells what the network was trained for.
+            temperature: the latent's standard deviation; `model.temperatures` is what the network was trained for.
             sample: which of the draws of this seed, from 0.
             progress: as `downscale`'s.
 
@@ -232,7 +232,7 @@ class Rescaler:
             canvas = self._canvas(surroundings, size, grey=mode == "L")
             u = canvas.draw(picture.pixels, seed=seed, temperature=temperature, sample=sample)
             pixels = canvas.restore(u, progress)
-            drawn = int(seed), float(temperature), int(sample)  # NumPy's numbers are none for a record
+            drawn = int(seed), float(temperature), int(sample)  # a record takes no numbers of NumPy's
             warnings += self._unknown(temperature)
         if latent and latent.original != hash_pixels(pixels):
             warnings.append("the kept latent did not bring the original back bit for bit: other hardware or precision?")

@@ -142,7 +142,7 @@ def to_rgb(
 def fitting(icc: bytes | None, mode: str, stored: str, warnings: list[str]) -> tuple[bytes | None, str]:
     """The colour profile, if it describes the pixels, and the colours of the picture.
 
-    Grey with a profile for RGB counts as RGB, for only so does the profile keep its meaning.
+    Grey with a profile for RGB counts as RGB: only then does the profile keep its meaning.
 
     Args:
         icc: the file's profile.

@@ -91,7 +91,7 @@ def _require_readable(path: Path) -> None:
 
 
 def _pointer(path: str | os.PathLike[str]) -> str:
-    """What to do about a file that Git left as a note of where the real one is; empty if it is none."""
+    """What to do about a file that Git left as a pointer to the real one; empty if it is not one."""
     with open_file(to_path(path)) as stream:
         is_pointer = stream.read(40).startswith(b"version https://git-lfs.github.com/spec/")
     return f"{path} is only a pointer to a file in Git LFS: `git lfs pull` fetches the file" if is_pointer else ""

@@ -72,7 +72,7 @@ def set_threads(asked: int | None, cores: Cores | None = None) -> str | None:
         cores: where torch would have more threads than others leave free cores, take no more than those.
 
     Returns:
-        What to tell the user, if there are fewer than torch would take.
+        A line for the user, if there are fewer than torch would take.
     """
     import torch
 

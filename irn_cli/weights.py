@@ -147,7 +147,7 @@ def read_info(path: str | os.PathLike[str]) -> WeightsInfo:
 
 
 def read_scale(path: Path) -> int:
-    """Tell how many times smaller the network of a weights file makes pictures: 2, 4 or 8.
+    """How many times smaller the network of a weights file makes pictures: 2, 4 or 8.
 
     Raises:
         WeightsError: as `read_info`, or `infer_config` for an official checkpoint.
@@ -220,7 +220,7 @@ def find_by_hash(wanted: str) -> Path | None:
 
 
 def list_weights() -> list[WeightsInfo]:
-    """Tell what every weights file in the look-up directories says of itself, in the order of look-up.
+    """What every weights file in the look-up directories says of itself, in the order of look-up.
 
     Files that are not ours or are damaged are left out: one bad file must not hide the good ones.
     """

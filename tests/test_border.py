@@ -1,9 +1,11 @@
 """What surrounds a picture in the network."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
-from irn_cli.border import KINDS, LEAST, Border, Kind
+from irn_cli.border import LEAST, Border, Kind
 
 
 def test_zeros_add_nothing() -> None:
@@ -34,7 +36,7 @@ def test_rows_and_columns_are_those_that_numpy_pads_with(kind: Kind, mode: str, 
     assert np.array_equal(pixels[rows][:, columns], expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(Kind))
 def test_an_original_is_filled_up_with_its_last_row_and_column(kind: Kind) -> None:
     rows, columns = Border(kind).sources((5, 8), scale=4)
     assert rows.tolist() == [0, 1, 2, 3, 4, 4, 4, 4]

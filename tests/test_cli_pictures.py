@@ -351,7 +351,7 @@ def test_the_largest_factor_that_restores_well_enough(run: Run, otherwise: str) 
         "fail": rf"failed: {short}: not written",
         "skip": rf"skipped: {short}: not written",
         "copy": rf"warning: {short}: copied as it is",
-        "keep": r"warning: it restores at 1\d.\d\d dB, below 41 dB: kept all the same",
+        "keep": r"warning: it restores at 1\d.\d\d dB, below 41 dB: kept anyway",
     }
     assert re.search(rf"sub/noise.webp: {told[otherwise]}\n", result.stderr)
     if otherwise == "copy":

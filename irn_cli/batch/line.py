@@ -48,7 +48,7 @@ class Progressed:
 
     source: Path
     share: float  # 0 to 1; 0 is its begin, 1 its end but for what is still being written
-    note: str = ""  # what else there is to tell
+    note: str = ""  # what else there is to say
 
 
 Events = Generator[Progressed | WorkersChanged | Outcome, None, None]  # to be closed by whoever does not want them all
@@ -128,7 +128,7 @@ class _Pipeline:
         yield from self._ready(0)
 
     def finished(self) -> Iterator[Outcome]:
-        """Yield the outcomes of what was finished all the same, once the line is stopped."""
+        """Yield the outcomes of the jobs that were finished anyway, once the line is stopped."""
         for flight in self._waiting:
             if isinstance(flight, _InFlight) and not flight.unfinished:
                 yield flight.outcome()
@@ -197,7 +197,7 @@ class _Pipeline:
         return self._at_once > 1 and 0 < job.pixels <= SMALL
 
     def _progress(self, job: Job, *, silent: bool) -> Report:
-        """Tell that a job begins; the result tells how far it is, unless silent, and ends it when the batch ends."""
+        """Report that a job begins; the result reports how far it is, unless silent, and ends it with the batch."""
         self._news.put(Progressed(job.source, 0.0))
         reported = time.monotonic()
 

@@ -56,7 +56,7 @@ class Outputs:
         """Refuse a target of a format that we cannot write, or that was not asked for.
 
         Raises:
-            UsageError: so it is.
+            UsageError: the target has such a format, or the quality does not apply to it.
         """
         asked = FORMATS[self.format] if self.format else None
         if target == STREAM:
@@ -95,7 +95,7 @@ class Job:
     targets: tuple[Path, ...]  # all that may be written for it
     pixels: int = 0  # of the large picture, made small or to be made, as far as known
     together: bool = False  # whether the targets are of use only with each other: a picture and its latent
-    one_of: bool = False  # whether but one of the targets will be written: by the factor that is good enough
+    one_of: bool = False  # whether only one of the targets will be written: that of the factor that is good enough
     warnings: tuple[str, ...] = ()
 
 
@@ -143,8 +143,8 @@ class Outcome:
         }
 
 
-class Skip(IrnError):  # noqa: N818  # no error: it is as was asked for
-    """Raised by work on a picture that is to be left out, as was asked for."""
+class Skip(IrnError):  # noqa: N818  # not an error: the user asked for it
+    """Raised by work on a picture that the user asked to leave out."""
 
 
 def failure(source: Path, error: Exception) -> Outcome:
@@ -347,7 +347,7 @@ class _Names:
 
 
 def _made_from(target: Path) -> str:
-    """The name of the original that an earlier run made a result from; empty if there is none, or it does not tell."""
+    """The name of the original that an earlier run made a result from; empty if there is none, or it does not say."""
     try:
         record = None if target == STREAM else peek(target).record
     except (IrnError, OSError):

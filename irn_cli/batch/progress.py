@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 _NAME = 24  # columns
 _OVERHEAD = 1 << 15  # pixels that the network does while a file is opened and another written
-# What is told of many skipped at once, where the reason of each is about its own files.
+# What is said of many that are skipped, where the reason of each is about its own files.
 _SKIPPED = {
     Code.EXISTS: "their outputs exist",
     Code.OUTDATED: "their outputs exist, but they have changed since: --update renews them",
     Code.OWN: "irn made them",
-    Code.NO_RECORD: "no record of irn: foreign, or stripped; --scale and --size restore them all the same",
+    Code.NO_RECORD: "no record of irn: foreign, or stripped; --scale and --size restore them anyway",
 }
 
 
@@ -140,7 +140,7 @@ class _Display:
         self._total, self._quiet, self._verbose = total, quiet, verbose
         self._as_json, self._debug = as_json, debug
         self._shares = Shares(pixels)
-        self._skipped: dict[str, list[Outcome]] = {}  # by what is told of them together
+        self._skipped: dict[str, list[Outcome]] = {}  # by what is said of them together
         self._bytes = [0, 0]  # read and written, of the pictures that are done
         self._console = Console(stderr=True, markup=False, highlight=False)
         self._console.soft_wrap = not self._console.is_terminal  # there lines break between words, elsewhere not at all

@@ -39,10 +39,10 @@ class Copy:
 
 
 class Report(Protocol):
-    """Tells how far a job is."""
+    """Reports how far a job is."""
 
     def __call__(self, share: float, note: str = "") -> None:
-        """Tell the share done of the whole job, 0 to 1, and what else is known; what it raises ends the work."""
+        """Report the share done of the whole job, 0 to 1, and what else is known; what it raises ends the work."""
 
 
 # Yields what is to be written, as soon as it is made, and what is known by then: of the results, the last counts.
@@ -61,7 +61,7 @@ class Downscaler:
     verify: bool = False
     min_psnr: float | None = None  # dB on Y; a picture that restores worse is not written
     mark: bool = False  # put one into the pixels, for where the record is lost; not beside a latent, which is exact
-    keep: bool = False  # one that restores worse is written all the same, with a warning
+    keep: bool = False  # one that restores worse is written anyway, with a warning
 
     def __call__(self, job: Job, picture: Picture, report: Report) -> Iterator[Product | Result]:
         """Do one job: `Work`."""
@@ -112,7 +112,7 @@ class Downscaler:
                 reason = f"it restores at {fidelity.luma:.2f} dB, below {self.min_psnr:g} dB"
                 if not self.keep:
                     raise InputError(f"{reason}: not written", Code.LOW_PSNR)
-                result = replace(result, warnings=(*result.warnings, f"{reason}: kept all the same"))
+                result = replace(result, warnings=(*result.warnings, f"{reason}: kept anyway"))
                 yield result
         if small.latent:
             yield replace(result, latent_bytes=small.latent.nbytes)
@@ -245,7 +245,7 @@ def _as_marked(picture: Picture) -> Picture:
 
 
 def _with_size(picture: Picture, size: tuple[int, int], scaler: Rescaler) -> Picture:
-    """A picture that has lost its record, with what is known of it all the same."""
+    """A picture without a record, with one made from the size of its original."""
     height, width = size
     if isinstance(picture.record, Record):
         if (picture.record.height, picture.record.width) != size:

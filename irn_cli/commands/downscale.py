@@ -50,7 +50,7 @@ class _Downscale(Batch):
     otherwise: Literal["fail", "skip", "copy", "keep"] = option("Checks", "--otherwise",
         type=click.Choice(["fail", "skip", "copy", "keep"]), default="fail",
         help="What becomes of a picture that does not reach --min-psnr: left out, copied as it is, or made small by "
-             "the least factor all the same.")  # fmt: skip
+             "the smallest factor anyway.")  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -32,7 +32,7 @@ class Board:
         self._writer: SummaryWriter | None = None
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Write the numbers of a row of `log.jsonl`; those that are not finite are none there."""
+        """Write the numbers of a row of `log.jsonl`; those that are not finite are left out."""
         for name, value in row.items():
             if isinstance(value, int | float) and name != "step":
                 group = "validation" if name.startswith("val_") else "training"

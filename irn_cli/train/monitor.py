@@ -90,9 +90,9 @@ class RunConsole(Console):
 
 @contextmanager
 def stopping() -> Iterator[Callable[[], bool]]:
-    """Within this scope the first Ctrl-C or SIGTERM only sets what the given function tells; the next one acts.
+    """Within this scope the first Ctrl-C or SIGTERM only makes the given function return True; the next one acts.
 
-    So does a terminal that is closed (SIGHUP), unless `nohup` has it ignored.
+    So does a terminal that is closed (SIGHUP), unless `nohup` makes the process ignore it.
     """
     asked = False
     before: dict[int, Any] = {}

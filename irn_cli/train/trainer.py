@@ -39,7 +39,7 @@ class Logged:
     step: int
     row: Mapping[str, float]  # loss, its terms, discriminator, grad_norm, skipped, lr, ms_per_step, elapsed
     progress: float  # of the run, 0 to 1
-    left: float  # seconds of work until it ends, as far as can be told
+    left: float  # seconds of work until it ends, as far as is known
 
 
 @dataclass(frozen=True, eq=False)
