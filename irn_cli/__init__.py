@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from irn_cli.evaluation import summarise as summarise
     from irn_cli.image import read as read
     from irn_cli.image import write as write
+    from irn_cli.latent import KeptOriginal as KeptOriginal
     from irn_cli.latent import Latent as Latent
     from irn_cli.latent import latent_path as latent_path
     from irn_cli.latent import read_latent as read_latent
@@ -37,6 +38,7 @@ _HOMES = {
     "IRNConfig": "config",
     "Failure": "evaluation",
     "IrnError": "errors",
+    "KeptOriginal": "latent",
     "Latent": "latent",
     "Picture": "picture",
     "Rescaler": "rescale",
@@ -62,6 +64,7 @@ __all__ = [
     "Failure",
     "IRNConfig",
     "IrnError",
+    "KeptOriginal",
     "Latent",
     "Picture",
     "Rescaler",

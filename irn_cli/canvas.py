@@ -38,17 +38,17 @@ class Canvas:
     def scale(self) -> int:
         return self.engine.scale
 
-    def downscale(self, pixels: Pixels, progress: Progress | None = None) -> tuple[Pixels, Tensor]:
-        """Make the original small: the rounded picture, and the network's map (h, w, 3 s^2), border included."""
+    def downscale(self, pixels: Pixels, progress: Progress | None = None) -> Pixels:
+        """Make the original small."""
         rows, columns = self.border.sources(self.size, self.scale)
         x = self.engine.new_map(len(rows), len(columns), 3)
         for top in range(0, len(rows), _BAND):
             band = pixels[rows[top : top + _BAND]].take(columns, 1)
             x[top : top + _BAND] = _sent(torch.from_numpy(band), x.device)  # to a GPU as bytes
             x[top : top + _BAND] /= 255
-        u = self.engine.downscale(x, progress)
+        u = self.engine.downscale(x, progress)  # (h, w, 3 s^2), border included
         small = -(-self.size[0] // self.scale), -(-self.size[1] // self.scale)
-        return to_pixels(u[self.border.rows :, self.border.columns :, :3], small), u
+        return to_pixels(u[self.border.rows :, self.border.columns :, :3], small)
 
     def upscale(self, small: Pixels, progress: Progress | None = None) -> Pixels:
         """Make a small picture large with the latent that is drawn by default."""
@@ -78,37 +78,12 @@ class Canvas:
         top, left = self.border.rows * self.scale, self.border.columns * self.scale
         return to_pixels(x[top:, left:], self.size, grey=self.grey)
 
-    def keep(self, u: Tensor, pixels: Pixels, small: Pixels) -> Latent:
-        """The latent of a map: in float16 where, as is tried, that brings the original back, else in float32.
-
-        Args:
-            u: as `downscale` gives it.
-            pixels: the original.
-            small: the small picture, whose pixels may have been changed since.
-        """
-        u = u.cpu()
-        rounding, z = u[..., :3] - torch.from_numpy(self._extended(small)) / 255, u[..., 3:]
-        digest, original = hash_pixels(small), hash_pixels(pixels)
-        half = Latent(z.half().numpy(), rounding.half().numpy(), digest, original)
-        if self.brings_back(half, small, pixels):
-            return half
-        return Latent(z.numpy().copy(), rounding.numpy(), digest, original)
-
-    def brings_back(self, latent: Latent, small: Pixels, pixels: Pixels) -> bool:
-        """Whether the original comes back with a kept latent bit for bit."""
-        return np.array_equal(self.restore(self.with_latent(small, latent)), pixels)
-
     def with_latent(self, small: Pixels, latent: Latent) -> Tensor:
-        """A map of the small picture beside its kept latent, rounding undone.
+        """A map of the small picture beside the latent that an earlier version kept, rounding undone.
 
         Raises:
-            InputError: the latent is another picture's.
+            InputError: the latent is of another size.
         """
-        if latent.pixels != hash_pixels(small):
-            raise InputError(
-                "the kept latent belongs to another picture, or the small picture has changed since; "
-                "without the latent's file one is drawn"
-            )
         extended = self._extended(small)
         (height, width), channels = extended.shape[:2], 3 * self.scale**2
         expected = (height, width, channels - 3)

@@ -22,9 +22,9 @@ class Code(StrEnum):
     # Failed.
     TOO_LARGE = "too-large"  # it has more pixels than --max-pixels
     MISSING = "missing"  # no such file, or a directory or pattern without pictures
-    UNUSABLE = "unusable"  # not a picture, or damaged; or its latent or record does not fit
+    UNUSABLE = "unusable"  # not a picture, or damaged; or its record, or the file kept beside it, does not fit
     NAME_TAKEN = "name-taken"  # another input of this run becomes the same file
-    INCOMPLETE = "incomplete"  # of a picture and its latent one is there already, the other is not
+    INCOMPLETE = "incomplete"  # of a picture and the file kept beside it one is there, the other is not
     ARTIFACT = "artifact"  # a coloured blotch, with --on-artifact fail
     LOW_PSNR = "low-psnr"  # it restores worse than --min-psnr; skipped with --otherwise skip
     USAGE = "usage"  # what was asked for cannot be done with this input

@@ -132,7 +132,7 @@ def write(
     format: FormatName | None = None,  # noqa: A002  # as Pillow calls it
     quality: int | None = None,
 ) -> tuple[str, ...]:
-    """Write a picture, atomically, with its metadata and record; a kept latent goes into a file beside it.
+    """Write a picture, atomically, with its metadata and record; a kept original goes into a file beside it.
 
     Args:
         path: the file to make, or a binary stream.
@@ -158,14 +158,14 @@ def write(
     _require_fitting("the stream" if name is None else name, picture, chosen)
     if _is_stream(path):
         if picture.latent:
-            raise UsageError("a kept latent needs a file beside the picture's: expected a path, not a stream")
+            raise UsageError("a kept original needs a file beside the picture's: expected a path, not a stream")
         return _encode(path, picture, chosen, options)
     with atomic_write(path, overwrite=overwrite) as stream:
         try:
             lost = _encode(stream, picture, chosen, options)
         except ValueError as error:  # EXIF or XMP beyond the 64 kB that JPEG has for each
             raise OutputError(f"cannot write {path}: {error}; write a PNG, WebP or TIFF instead") from error
-        if picture.latent:  # before the picture is in place: none is there without its latent
+        if picture.latent:  # before the picture is in place: none is there without its original
             write_latent(latent_path(path), picture.latent, overwrite=overwrite)
     return lost
 

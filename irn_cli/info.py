@@ -36,7 +36,7 @@ class Info:
     record: Record | Restored | None = None
     unchanged: bool | None = None  # of a small picture: whether its pixels are those that irn wrote
     weights: Path | None = None  # those that the record names, where they are here
-    latent: Path | None = None  # of a small picture: the kept latent beside it
+    latent: Path | None = None  # of a small picture: the file beside it that restores it bit for bit
     scale: int | None = None  # of any other picture but a restored one: how many times smaller it would become
     small_size: tuple[int, int] | None = None  # and what size
     model: str | None = None  # and with which weights
@@ -64,7 +64,7 @@ class Info:
             yield f"  weights: {record.model} revision {record.revision} ({record.weights[:12]}), {self._place()}"
             yield f"  pixels: {'unchanged' if self.unchanged else 'changed since: it will restore poorly'}"
             if self.latent:
-                yield f"  kept latent: {self.latent}"
+                yield f"  restores bit for bit with: {self.latent}"
         elif self.record:
             how = f"seed {self.record.seed}, temperature {self.record.temperature:g}, sample {self.record.sample}"
             yield f"  restored by irn: {self.record.model} revision {self.record.revision}; {how}"

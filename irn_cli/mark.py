@@ -40,7 +40,9 @@ def put(picture: Picture) -> Picture:
     chosen = places[_spread(len(places))]
     pixels[chosen, 1] = (pixels[chosen, 1] & 0xFE) | _bits(record, picture.size)
     marked = pixels.reshape(picture.pixels.shape)
-    return replace(picture, pixels=marked, record=replace(record, pixels=hash_pixels(marked)))
+    digest = hash_pixels(marked)
+    latent = replace(picture.latent, pixels=digest) if picture.latent else None
+    return replace(picture, pixels=marked, record=replace(record, pixels=digest), latent=latent)
 
 
 def find(picture: Picture) -> Mark | None:

@@ -125,6 +125,19 @@ def upload(file: Path, path: Path, *, overwrite: bool) -> None:
         fs.put_file(str(file), place, mode="overwrite" if overwrite else "create")
 
 
+def same_file(a: Path, b: Path) -> bool:
+    """Whether two names that exist are one file's: by a link, or where case does not tell names apart."""
+    return a == b if is_remote(a) or is_remote(b) else os.path.samestat(a.lstat(), b.lstat())
+
+
+def remove(path: Path) -> None:
+    """Remove a file."""
+    if is_remote(path):
+        _ask(path, "rm_file")
+    else:
+        path.unlink()
+
+
 def map_paths(function: Callable[[ItemT], ResultT], items: Sequence[ItemT], *, remote: bool) -> list[ResultT]:
     """Call a function with each item; where it asks a store, for many at the same time."""
     if not remote:

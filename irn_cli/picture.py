@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 
 from irn_cli.embedded import in_image
 from irn_cli.errors import InputError, RecordError
-from irn_cli.latent import Latent
+from irn_cli.latent import Kept
 from irn_cli.metrics import Psnr
 from irn_cli.record import Record, Restored
 from irn_cli.samples import IN_MEMORY, fitting, to_rgb
@@ -38,7 +38,7 @@ class Picture:
     chunks: tuple[tuple[bytes, bytes], ...] = ()  # texts, and what colours mean, as the chunks of a PNG: (kind, data)
     record: Record | Restored | None = None  # where it came from, if we made it
     full_alpha: NDArray[np.uint8] | None = None  # on a small picture: the original's alpha, full size
-    latent: Latent | None = None  # on a small picture: what it cannot hold, where it was kept
+    latent: Kept | None = None  # on a small picture: what its original comes back with bit for bit
     refinement: Refinement | None = None  # on a small picture just made: what refining it came to
     name: str = ""  # of the file that it was read from, without directories
     format: str = ""  # of that file, as `Record.format`

@@ -24,7 +24,7 @@ from irn_cli.errors import Code, InputError
 from irn_cli.gradient import Gradient
 from irn_cli.hardware import parse_memory
 from irn_cli.image import PictureLike, as_picture
-from irn_cli.latent import Latent
+from irn_cli.latent import KeptOriginal
 from irn_cli.metrics import Psnr
 from irn_cli.model import IRN
 from irn_cli.picture import Picture, Refinement
@@ -54,10 +54,9 @@ class Rescaler:
 
         picture -> fill what is transparent -> pad to a multiple of s, and by the border
                 -> downscale -> take the border off -> round y -> small picture + record
-                             -> z (kept if asked for)
         small picture -> (refined, if asked for, until what `upscale` makes of it comes nearest to the picture)
 
-        small picture -> add the border, and z (kept, or drawn from N(0, T^2))
+        small picture -> add the border, and z drawn from N(0, T^2)
                       -> upscale -> crop to the recorded size -> round -> picture
 
     On the CPU, and without a limit of memory, several threads may use it at once.
@@ -79,8 +78,8 @@ class Rescaler:
         Args:
             model: the network; not changed.
             device: `auto`, `cpu`, `cuda`, `cuda:N` or, untested, `mps`.
-            precision: of the convolutions: `auto`, `fp32` or `bf16`. With a latent kept, `auto` is `fp32`: only
-                then does the original come back bit for bit.
+            precision: of the convolutions: `auto`, `fp32` or `bf16`. With a latent that an earlier version kept, `auto`
+                is `fp32`: only then does the original come back bit for bit.
             memory: most bytes to use on the device, or a text such as `2GB`; None is what there is.
 
         Raises:
@@ -122,14 +121,14 @@ class Rescaler:
         Args:
             picture: a `Picture`, a Pillow image, a uint8 array (H, W, 3), RGB, or a path; of any size: right and bottom
                 edges are repeated up to a multiple of the scale.
-            keep_latent: give the small picture the `latent` with which the original comes back bit for bit (but for
-                colours under fully transparent pixels).
+            keep_latent: give the small picture as its `latent` the original's pixels, with which `upscale` gives them
+                back bit for bit.
             on_artifact: what to do about a coloured blotch, a patch far from the bicubic small picture: `warn`, `fail`,
                 or blend the region towards the bicubic one until it restores no worse than `bicubic` does.
             border: what surrounds the picture in the network: `zero`, as the network was trained; `mirror` or `edge`,
                 the picture continued. `auto` is `zero`, but a picture with a side below `border.LEAST` is tried with
-                `zero`, with `mirror`, and (unless the latent is kept) with bicubic interpolation in the network's
-                place, and the best one taken: it restores no worse than interpolation.
+                `zero`, with `mirror`, and with bicubic interpolation in the network's place, and the best one taken: it
+                restores no worse than interpolation.
             refine: how often to change the small picture so that it is restored better, about four ways through the
                 network each. It stays as near to bicubic as it was, but for little, and where nothing is better, as it
                 is.
@@ -149,20 +148,18 @@ class Rescaler:
         if border != "auto":
             surroundings: Border | None = Border.of(border, picture.size, self.scale, _BORDER)
         elif min(picture.size) < LEAST:
-            surroundings = self._best_border(pixels, or_bicubic=not keep_latent)
+            surroundings = self._best_border(pixels)
         else:
             surroundings = Border()
-        latent, refinement, warnings = None, None, list(picture.warnings)
+        refinement, warnings = None, list(picture.warnings)
         if surroundings is None:
             small = _rounded(bicubic_small(pixels, self.scale))
         else:
             stages = _stages(progress, [1, *[1, 3] * refine, *[1, 1, 1] * (refine > 0)])
-            canvas = self._canvas(surroundings, picture.size, exact=keep_latent)
+            canvas = self._canvas(surroundings, picture.size)
             restored = self._canvas(surroundings, picture.size, grey=picture.mode == "L")
             improve = partial(self._refine, pixels, restored, refine, stages, refining) if refine else None
-            small, refinement, latent, told = self._shrink(
-                pixels, canvas, keep_latent, on_artifact, next(stages), improve
-            )
+            small, refinement, told = self._shrink(pixels, canvas, on_artifact, next(stages), improve)
             warnings.extend(told)
         record = dataclasses.replace(
             self.record(small, (height, width), picture.mode),
@@ -179,7 +176,7 @@ class Rescaler:
             icc=picture.icc if picture.mode == "RGB" else None,
             record=record,
             full_alpha=picture.alpha,
-            latent=latent,
+            latent=KeptOriginal(picture.pixels, record.pixels) if keep_latent else None,
             refinement=refinement,
             warnings=tuple(warnings),
         )
@@ -196,8 +193,8 @@ class Rescaler:
         """Make a small picture large again.
 
         Args:
-            picture: the small picture, as `downscale` takes one; with its `latent`, if that was kept, nothing is drawn.
-                One without a record, as an array is, is only enlarged, `scale` times.
+            picture: the small picture, as `downscale` takes one; with its `latent`, if that was kept, the original is
+                given back. One without a record, as an array is, is only enlarged, `scale` times.
             seed: which latents to draw; equal seeds draw equal latents for equal small pictures.
             temperature: the latent's standard deviation; `model.temperatures` is what the network was trained for.
             sample: which of the draws of this seed, from 0.
@@ -215,27 +212,36 @@ class Rescaler:
         record = picture.record if isinstance(picture.record, Record) else None
         digest = hash_pixels(picture.pixels)
         size = picture.size[0] * self.scale, picture.size[1] * self.scale
-        warnings = [*picture.warnings, *self._doubts(picture, record, digest)]
+        doubts = self._doubts(picture, record, digest)
         if record and record.small_size == picture.size:
             size = record.height, record.width
         mode = record.mode if record else picture.mode
-        latent = picture.latent
+        kept = picture.latent
         surroundings = _surroundings(record, picture.size, self.scale)
         drawn = 0, 0.0, 0
-        if surroundings is None:
+        if kept and kept.pixels != digest:
+            raise InputError(
+                "the kept original belongs to another picture, or the small picture has changed since; "
+                "without its file a latent is drawn"
+            )
+        if isinstance(kept, KeptOriginal):
+            pixels, doubts = kept.original, []
+            size = pixels.shape[0], pixels.shape[1]
+        elif surroundings is None:
             x = torch.from_numpy(np.concatenate([band for _, band in bicubic_large(picture.pixels, self.scale)])) / 255
             pixels = to_pixels(x, size, grey=mode == "L")
-        elif latent:
+        elif kept:
             canvas = self._canvas(surroundings, size, exact=True, grey=mode == "L")
-            pixels = canvas.restore(canvas.with_latent(picture.pixels, latent), progress)
+            pixels = canvas.restore(canvas.with_latent(picture.pixels, kept), progress)
+            if kept.original != hash_pixels(pixels):
+                doubts.append("the kept latent did not bring the original back bit for bit: other hardware?")
         else:
             canvas = self._canvas(surroundings, size, grey=mode == "L")
             u = canvas.draw(picture.pixels, seed=seed, temperature=temperature, sample=sample)
             pixels = canvas.restore(u, progress)
             drawn = int(seed), float(temperature), int(sample)  # a record takes no numbers of NumPy's
-            warnings += self._unknown(temperature)
-        if latent and latent.original != hash_pixels(pixels):
-            warnings.append("the kept latent did not bring the original back bit for bit: other hardware or precision?")
+            doubts += self._unknown(temperature)
+        warnings = [*picture.warnings, *doubts]
         alpha = picture.full_alpha
         if picture.alpha is not None and (alpha is None or alpha.shape != size):
             alpha = enlarge_alpha(picture.alpha, self.scale)[: size[0], : size[1]]
@@ -353,31 +359,27 @@ class Rescaler:
             doubts.append("its pixels have changed since irn made it: the restoration will be poorer")
         return doubts
 
-    def _best_border(self, pixels: Pixels, *, or_bicubic: bool) -> Border | None:
+    def _best_border(self, pixels: Pixels) -> Border | None:
         """What a picture with a short side restores best with: a border, or None for bicubic interpolation."""
         size = (pixels.shape[0], pixels.shape[1])
         errors: dict[Border | None, float] = {}
         for border in (Border(), Border.of("mirror", size, self.scale)):
             canvas = self._canvas(border, size)
-            errors[border] = _error(pixels, [(0, canvas.upscale(canvas.downscale(pixels)[0]))])
-        if or_bicubic:
-            bands = bicubic_large(_rounded(bicubic_small(pixels, self.scale)), self.scale)
-            errors[None] = _error(pixels, ((top, np.rint(band)) for top, band in bands))
+            errors[border] = _error(pixels, [(0, canvas.upscale(canvas.downscale(pixels)))])
+        bands = bicubic_large(_rounded(bicubic_small(pixels, self.scale)), self.scale)
+        errors[None] = _error(pixels, ((top, np.rint(band)) for top, band in bands))
         return min(errors, key=lambda border: errors[border])
 
     def _shrink(
         self,
         pixels: Pixels,
         canvas: Canvas,
-        keep_latent: bool,
         on_artifact: OnArtifact,
         progress: Progress | None,
         improve: Callable[[Pixels], tuple[Pixels, Refinement]] | None,
-    ) -> tuple[Pixels, Refinement | None, Latent | None, list[str]]:
-        """Make pixels small with the network, and improve them; then the latent, if it is to be kept, and warnings."""
-        small, u = canvas.downscale(pixels, progress)
-        if not keep_latent:
-            del u  # as large as the picture in float32, and not needed any more
+    ) -> tuple[Pixels, Refinement | None, list[str]]:
+        """Make pixels small with the network, and improve them; warnings beside them."""
+        small = canvas.downscale(pixels, progress)
         warnings = []
         reference = bicubic_small(pixels, self.scale, self._device)
         artifact = find_artifact(small, reference)
@@ -385,20 +387,14 @@ class Rescaler:
             if on_artifact == "fail":
                 raise InputError(str(artifact), Code.ARTIFACT)
             if on_artifact == "bicubic":
-                drawn = dataclasses.replace(canvas, engine=self._engine(exact=False))
-                small, outcome = _blend(drawn, pixels, small, reference, progress)
+                small, outcome = _blend(canvas, pixels, small, reference, progress)
                 warnings.append(f"{artifact}; {outcome}")
             else:
                 warnings.append(f"{artifact} (on-artifact bicubic blends it away)")
         refinement = None
         if improve:
             small, refinement = improve(small)
-        if not keep_latent:
-            return small, refinement, None, warnings
-        latent = canvas.keep(u, pixels, small)
-        if latent.z.dtype == np.float32 and not canvas.brings_back(latent, small, pixels):
-            warnings.append("even with its latent the original does not come back bit for bit")
-        return small, refinement, latent, warnings
+        return small, refinement, warnings
 
 
 def _blend(

@@ -33,6 +33,7 @@ class Format:
     noun: str  # what messages call such a file
     fields: tuple[str, ...]  # that its header must have; it may have more
     error: type[IrnError]  # what reading raises: the file is missing, damaged, or of another kind
+    earlier: tuple[str, ...] = ()  # names that earlier versions gave such files, which are read too
 
     def write(
         self,
@@ -77,7 +78,7 @@ class Format:
 
     def _checked(self, path: str | os.PathLike[str], file: safe_open) -> dict[str, str]:
         header: dict[str, str] = file.metadata() or {}
-        if (found := header.get("format")) != self.name:
+        if (found := header.get("format")) not in (self.name, *self.earlier):
             raise self.error(f"{path} is not {self.noun}: expected format {self.name!r}, found {found!r}")
         if missing := [field for field in self.fields if field not in header]:
             raise self.error(f"{path} has a damaged header: no {missing[0]!r} in it")

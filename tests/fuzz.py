@@ -27,11 +27,12 @@ from PIL import Image, PngImagePlugin
 
 from irn_cli.errors import IrnError
 from irn_cli.image import peek, read, write
-from irn_cli.latent import Latent, read_latent, write_latent
+from irn_cli.latent import KeptOriginal, Latent, read_latent, write_latent
 from irn_cli.model import IRN, IRNConfig
 from irn_cli.picture import Picture
 from irn_cli.record import Record, hash_pixels
 from irn_cli.weights import load_model, read_info, save_model
+from tests.helpers import photo_like
 
 SLOWEST = 5  # seconds for one file
 MOST = 400 << 20  # bytes of memory that all of them together may add
@@ -169,7 +170,9 @@ def latents() -> Target:
     path = Path(tempfile.mkdtemp()) / "a"
     latent = Latent(np.zeros((3, 4, 45), np.float16), np.zeros((3, 4, 3), np.float16), "a" * 64, "b" * 64)
     write_latent(path, latent)
-    return [path.read_bytes()], _in_a_file(".latent.safetensors", read_latent)
+    seeds = [path.read_bytes()]
+    write_latent(path, KeptOriginal(photo_like(9, 12), "a" * 64), overwrite=True)
+    return [*seeds, path.read_bytes()], _in_a_file(".latent.safetensors", read_latent)
 
 
 def _network() -> IRN:

@@ -18,7 +18,7 @@ from irn_cli.batch.work import Downscaler, Product, Upscaler, Work
 from irn_cli.engine import Progress
 from irn_cli.errors import Code, InputError
 from irn_cli.image import read, write
-from irn_cli.latent import Latent, latent_path
+from irn_cli.latent import KeptOriginal, latent_path
 from irn_cli.model import IRN
 from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
@@ -115,9 +115,9 @@ def test_few_wait_to_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert most[0] <= 5  # four are being encoded, and one waits
 
 
-def test_no_picture_without_its_latent(tmp_path: Path) -> None:
+def test_no_picture_without_its_kept_original(tmp_path: Path) -> None:
     (job,) = jobs(tmp_path, 1)
-    latent = Latent(np.zeros((12, 16, 9), np.float32), np.zeros((12, 16, 3), np.float32), "", "")
+    latent = KeptOriginal(np.zeros((24, 32, 3), np.uint8), "")
     latent_path(job.targets[0]).mkdir()
 
     def work(job: Job, picture: Picture, progress: Progress) -> Iterator[Product | Result]:

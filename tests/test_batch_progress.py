@@ -49,7 +49,7 @@ def test_lines_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines == [
         "a\\n.png: warning: odd",
         "a\\n.png -> b.latent.safetensors, b.png (40x30 -> 10x8, 113 kB -> 26 kB; restores at 31.25 dB Y, inf dB RGB; "
-        "before refinement 30.75 and 38.50; latent 2.0 MB; 1.3 s)",
+        "before refinement 30.75 and 38.50; kept original 2.0 MB; 1.3 s)",
         "c.png: failed: unexpected",
         "d.png: skipped: e.png exists already",
     ]

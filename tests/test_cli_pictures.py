@@ -215,13 +215,14 @@ def test_samples_seeds_and_spread(run: Run) -> None:
     ended(run("upscale a_down4.png --spread"), 2, told="needs --samples 2 or more")
 
 
-def test_kept_latent_is_found_beside_its_picture(run: Run) -> None:
+def test_a_kept_original_is_found_beside_its_picture(run: Run) -> None:
     photo("a.png", 40, 60)
     result = run("downscale a.png --keep-latent --json")
     latent = Path("a_down4.latent.safetensors")
     (outcome,) = map(json.loads, result.stdout.splitlines())
     assert outcome["outputs"] == [str(latent), "a_down4.png"]
-    assert 0 <= latent.stat().st_size - outcome["latent_bytes"] < 1000
+    assert outcome["latent_bytes"] == latent.stat().st_size
+    assert outcome["output_bytes"] == latent.stat().st_size + Path("a_down4.png").stat().st_size
     ended(run("upscale a_down4.png"), 0)
     assert np.array_equal(read("a_up4.png").pixels, read("a.png").pixels)
     ended(run("upscale a_down4.png -o seed.png --seed 0"), 0)
@@ -235,7 +236,7 @@ def test_kept_latent_is_found_beside_its_picture(run: Run) -> None:
     assert np.array_equal(read("kept.png").pixels, read("a.png").pixels)
     photo("b.png", seed=1)
     run("downscale b.png")
-    ended(run("upscale b_down4.png --latent moved.safetensors"), 1, told="the kept latent belongs to another picture")
+    ended(run("upscale b_down4.png --latent moved.safetensors"), 1, told="the kept original belongs to another picture")
     for drawing in ("--samples 2", "--seed 0", "--temperature 1"):
         ended(run(f"upscale b_down4.png --latent moved.safetensors {drawing}"), 2, told="--latent excludes")
     ended(run("upscale a_down4.png b_down4.png --latent moved.safetensors"), 2, told="belongs to one picture")
@@ -310,8 +311,8 @@ def test_a_dry_run_writes_nothing_and_foretells(run: Run, command: str) -> None:
     assert result.exit_code == 1
     assert "0_down4.png exists already (--force replaces it" in result.stderr.replace("up2", "down4")
     assert result.stdout.splitlines()[:2] == [
-        f"5 to do: {4 * pixels / 1e6:.1f} megapixels, the large pictures'",
-        "2 exist already; 0 skipped for other reasons",
+        f"to do: 5 pictures, {4 * pixels / 1e6:.1f} megapixels at full size",
+        "results exist already: 2; skipped for other reasons: 0",
     ]
     assert "on this machine\ndisk: about " in result.stdout
     assert files() == before
@@ -320,8 +321,9 @@ def test_a_dry_run_writes_nothing_and_foretells(run: Run, command: str) -> None:
 def test_a_dry_run_of_nothing(run: Run) -> None:
     photo("a.png")
     ended(run("downscale a.png"), 0)
-    told = "0 to do: 0.0 megapixels, the large pictures'\n1 exist already; 0 skipped for other reasons\n"
+    told = "to do: 0 pictures, 0.0 megapixels at full size\nresults exist already: 1; skipped for other reasons: 0\n"
     ended(run("downscale a.png --skip-existing --dry-run"), 0, printed=told)
+    assert run("downscale a.png --force --dry-run").stdout.startswith("to do: 1 picture, 0.0 megapixels at full size\n")
     assert json.loads(run("downscale - --dry-run --json -o b.png", input=b"").stdout)["seconds"] is None
     assert files() == ["a.png", "a_down4.png"]
 
@@ -359,6 +361,39 @@ def test_the_largest_factor_that_restores_well_enough(run: Run, otherwise: str) 
     again = ended(run(f"{command} --skip-existing"), status).stderr
     assert f"{len(made)} skipped: their outputs exist\n" in again
     ended(run("upscale out -o large"), 0)
+
+
+@pytest.mark.usefixtures("of_each_kind")
+def test_another_factors_result_is_replaced(run: Run) -> None:
+    """Else two small pictures of one original would stand side by side, and be restored both."""
+    command = "downscale in -o out --scales 2,4 --otherwise copy --min-psnr"
+    ended(run(f"{command} 41"), 0)
+    of_others = ["out/mine_down2.png", "out/photo_down8.png"]
+    for name in of_others:
+        Path(name).write_bytes(b"another's")
+    before = ["out/photo_down2.png", "out/sub/noise.webp", "out/wave_down4.png"]
+    made = ["out/photo_down4.png", "out/sub/noise_down4.png", "out/wave_down4.png"]
+    assert [name for name in files() if name.startswith("out")] == sorted([*of_others, *before])
+    run(f"{command} 1")
+    assert [name for name in files() if name.startswith("out")] == sorted([*of_others, *before])
+    result = ended(run(f"{command} 1 --force"), 0)
+    assert "photo.webp: warning: removed out/photo_down2.png, which out/photo_down4.png replaces\n" in result.stderr
+    assert [name for name in files() if name.startswith("out")] == sorted([*of_others, *made])
+    for name in ("photo", "sub/noise"):
+        later = Path(f"out/{name}_down4.png").stat().st_mtime + 10
+        os.utime(f"in/{name}.webp", (later, later))
+    rows = [json.loads(row) for row in run(f"{command} 41 --update --json").stdout.splitlines()]
+    assert [row["code"] for row in rows] == ["done", "done", "exists"]
+    assert "removed out/sub/noise_down4.png, which out/sub/noise.webp replaces" in rows[1]["warnings"]
+    assert [name for name in files() if name.startswith("out")] == sorted([*of_others, *before])
+
+
+@pytest.mark.usefixtures("of_each_kind")
+def test_where_all_factors_have_one_name_it_is_kept(run: Run) -> None:
+    command = "downscale in/photo.webp -o out/a.png --min-psnr 1 --scales 2,4"
+    for _ in range(2):
+        ended(run(f"{command} --force"), 0)
+        assert Path("out/a.png").is_file()
 
 
 @pytest.mark.usefixtures("of_each_kind")

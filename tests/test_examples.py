@@ -1,6 +1,5 @@
 """The shell scripts and the README's first command, which people copy, run as they stand."""
 
-import json
 import os
 import subprocess
 import sys
@@ -72,25 +71,20 @@ def test_folder_with_a_bad_picture_is_done_but_for_that_twice_in_a_row(script: S
     script("folder.sh", "photos", "small/one_down4.png", "large", status=2)
 
 
-def test_archive(script: Script) -> None:
-    Path("photos/a b/two.png").write_text("no picture")
-    Path("photos/raw.dng").write_text("raw")
-    expected = ["a b/two.png", "journal.jsonl", "one_down4.png", "raw.dng"]
-    told = script("archive.sh", "photos", "archive", "5")
-    assert made("archive") == expected
-    assert told.startswith("kept as it is: photos/a b/two.png: photos/a b/two.png is not a picture")
-    assert script("archive.sh", "photos", "archive", "5") == ""
-    assert made("archive") == expected
-    rows = [json.loads(line) for line in Path("archive/journal.jsonl").read_text().splitlines()]
-    assert [row["code"] for row in rows] == ["unusable", "done", "unsupported-format", "unusable", "exists",
-                                             "unsupported-format"]  # fmt: skip
-    assert Path("archive/a b/two.png").read_text() == "no picture"
-    Path("photos/a b/two.png").write_text("no picture, and another one")
-    later = Path("archive/one_down4.png").stat().st_mtime + 10
+def test_gallery(script: Script) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    Image.fromarray(noise).save("photos/noise.png")
+    Path("photos/a b/bad.png").write_text("no picture")
+    expected = ["a b/two_down4.png", "noise.png", "one_down4.png"]
+    for _ in range(2):
+        script("gallery.sh", "photos", "gallery", "18", status=1)  # one cannot be read
+        assert made("gallery") == expected
+    assert Path("gallery/noise.png").read_bytes() == Path("photos/noise.png").read_bytes()
+    later = Path("gallery/one_down4.png").stat().st_mtime + 10
+    Image.fromarray(noise).save("photos/one.png")
     os.utime("photos/one.png", (later, later))
-    script("archive.sh", "photos", "archive", "5")
-    assert Path("archive/a b/two.png").read_text() == "no picture, and another one"
-    assert Path("archive/one_down4.png").stat().st_mtime > later - 10
+    script("gallery.sh", "photos", "gallery", "18", status=1)
+    assert made("gallery") == ["a b/two_down4.png", "noise.png", "one.png"]
 
 
 def test_samples(script: Script) -> None:

@@ -56,7 +56,7 @@ def test_a_small_picture(scaler: Rescaler, suffix: str) -> None:
         "  made by irn: 2 times smaller than 71x66",
         f"  weights: irn-x2 revision 1 ({scaler.hash[:12]}), here: weights/irn-x2.safetensors",
         "  pixels: unchanged",
-        f"  kept latent: {latent_path(f'a.{suffix}')}",
+        f"  restores bit for bit with: {latent_path(f'a.{suffix}')}",
     ]
 
 

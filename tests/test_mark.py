@@ -13,6 +13,7 @@ from PIL import Image
 
 from irn_cli import mark
 from irn_cli.image import read, write
+from irn_cli.latent import KeptOriginal
 from irn_cli.mark import Mark
 from irn_cli.picture import Picture
 from irn_cli.record import Record, hash_pixels
@@ -51,6 +52,15 @@ def test_it_tells_how_to_restore(scale: int, mode: str) -> None:
         assert not changed[..., [0, 2]].any()
         assert isinstance(marked.record, Record)
         assert marked.record.pixels == hash_pixels(marked.pixels)
+
+
+def test_a_kept_original_still_belongs_to_the_marked_picture() -> None:
+    plain = small()
+    original = photo_like(9, 9)
+    marked = mark.put(replace(plain, latent=KeptOriginal(original, plain.record.pixels)))
+    assert isinstance(marked.latent, KeptOriginal)
+    assert marked.latent.pixels == marked.record.pixels != plain.record.pixels
+    assert marked.latent.original is original
 
 
 def test_where_there_is_none() -> None:

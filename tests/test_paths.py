@@ -21,7 +21,7 @@ from irn_cli.errors import InputError, OutputError, UsageError
 from irn_cli.files import atomic_write
 from irn_cli.image import read, write
 from irn_cli.inputs import find_pictures
-from irn_cli.paths import exists, is_remote, to_path
+from irn_cli.paths import exists, is_remote, remove, same_file, to_path
 from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
 from irn_cli.weights import save_model
@@ -117,6 +117,24 @@ def test_a_batch_from_store_to_store(store: str) -> None:
     for name in ("b", "a/c", "many/9"):
         original, restored = (read(to_path(f"{store}/{at}.png")) for at in (f"photos/{name}", f"large/{name}_up2"))
         assert np.array_equal(original.pixels, restored.pixels)
+
+
+def test_files_of_a_store_are_removed_and_told_apart(store: str, tmp_path: Path) -> None:
+    here, there = tmp_path / "a.png", to_path(f"{store}/a.png")
+    for path in (here, there):
+        with atomic_write(path) as stream:
+            stream.write(b"a")
+        assert same_file(path, path.parent / "a.png")
+        remove(path)
+        assert not exists(path)
+        with pytest.raises(OSError, match=r"a\.png"):
+            remove(path)
+    (tmp_path / "b.png").touch()
+    (tmp_path / "c.png").hardlink_to(tmp_path / "b.png")
+    here.symlink_to(tmp_path / "b.png")
+    assert same_file(tmp_path / "b.png", tmp_path / "c.png")
+    assert not same_file(tmp_path / "b.png", here)
+    assert not same_file(there, here)
 
 
 def test_a_file_is_in_a_store_whole_or_not_at_all(store: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,8 +99,9 @@ def count(plan: Sequence[Job | Outcome], estimated: Estimate | None) -> dict[str
 def describe(plan: Sequence[Job | Outcome], estimated: Estimate | None) -> Iterator[str]:
     """Say the same in words, line by line."""
     counts = count(plan, estimated)
-    yield f"{counts['pictures']:,} to do: {(counts['pixels'] or 0) / 1e6:,.1f} megapixels, the large pictures'"
-    yield f"{counts['existing']:,} exist already; {counts['skipped']:,} skipped for other reasons"
+    pictures = "1 picture" if counts["pictures"] == 1 else f"{counts['pictures']:,} pictures"
+    yield f"to do: {pictures}, {(counts['pixels'] or 0) / 1e6:,.1f} megapixels at full size"
+    yield f"results exist already: {counts['existing']:,}; skipped for other reasons: {counts['skipped']:,}"
     if not estimated:
         return
     yield f"time: about {human_time(estimated.seconds)} on this machine"

@@ -31,7 +31,7 @@ from irn_cli.files import atomic_write
 from irn_cli.image import MAX_PIXELS, read, write
 from irn_cli.inputs import STREAM
 from irn_cli.latent import latent_path
-from irn_cli.paths import exists
+from irn_cli.paths import exists, remove, same_file
 from irn_cli.picture import Picture
 from irn_cli.record import Record
 from irn_cli.streams import standard_input, standard_output
@@ -182,7 +182,7 @@ class _Pipeline:
                     flight.result = replace(item, **known)
                     continue
                 self._free.acquire()
-                writing = self._writers.submit(self._store, item)
+                writing = self._writers.submit(self._store, item, job)
                 writing.add_done_callback(lambda _: self._free.release())
                 writing.add_done_callback(self._tell)
                 flight.writes.append(writing)
@@ -225,16 +225,21 @@ class _Pipeline:
                 picture = replace(picture, record=replace(picture.record, name=""))
         return picture
 
-    def _store(self, made: Product | Copy) -> "_Written":
+    def _store(self, made: Product | Copy, job: Job) -> "_Written":
+        """Write one result; where it is one of several that might have been, it replaces the others, too."""
         skip = self._outputs.existing == "skip" and made.target != STREAM
         try:
             if skip and exists(made.target):
                 return _Written()
-            return self._copy(made) if isinstance(made, Copy) else self._write(made.target, made.picture)
+            written = self._copy(made) if isinstance(made, Copy) else self._write(made.target, made.picture)
         except OutputError as error:
             if skip and error.code is Code.EXISTS:  # another run was quicker
                 return _Written()
             raise
+        if not (job.one_of and self._outputs.overwrite):
+            return written
+        others = [other for other in dict.fromkeys(job.targets) if other != made.target and exists(other)]
+        return replace(written, told=(*written.told, *(_removed(other, made.target) for other in others)))
 
     def _write(self, target: Path, picture: Picture) -> "_Written":
         if picture.pixels.size // 3 > HUGE:
@@ -244,13 +249,28 @@ class _Pipeline:
             stream = standard_output().buffer
             return _Written((target,), write(stream, picture, format=outputs.format, quality=outputs.quality))
         lost = write(target, picture, overwrite=outputs.overwrite, quality=outputs.quality)
-        files = (latent_path(target), target) if picture.latent else (target,)
-        return _Written(files, lost, sum(_size(file) or 0 for file in files))
+        size = _size(target) or 0
+        if not picture.latent:
+            return _Written((target,), lost, size)
+        beside = latent_path(target)
+        kept = _size(beside) or 0
+        return _Written((beside, target), lost, size + kept, kept)
 
     def _copy(self, copy: Copy) -> "_Written":
         with copy.source.open("rb") as source, atomic_write(copy.target, overwrite=self._outputs.overwrite) as target:
             shutil.copyfileobj(source, target)
         return _Written((copy.target,), size=_size(copy.target) or 0)
+
+
+def _removed(old: Path, new: Path) -> str:
+    """Remove a file that another replaces, unless it is the same; what is to be told of that."""
+    try:
+        if not same_file(old, new):
+            remove(old)
+            return f"removed {old}, which {new} replaces"
+    except OSError as error:
+        return f"cannot remove {old}, which {new} replaces: {error.strerror or error}"
+    return ""
 
 
 def _size(source: Path) -> int | None:
@@ -265,8 +285,9 @@ class _Written:
     """What writing a picture did."""
 
     files: tuple[Path, ...] = ()  # none, where another run has made them
-    lost: tuple[str, ...] = ()  # what the format cannot hold, one line each
+    told: tuple[str, ...] = ()  # what the format cannot hold, and what else there is to tell, one line each
     size: int = 0  # bytes, as far as known
+    latent: int | None = None  # bytes, of these, of the file beside the picture
 
 
 @dataclass
@@ -304,10 +325,17 @@ class _InFlight:
             raise error
         if not (error or files):
             return Outcome(source, "skipped", Code.EXISTS, f"{self.job.targets[0]} exists already: another run made it")
-        lost = (line for each in written for line in each.lost)
-        warnings = dict.fromkeys((*self.job.warnings, *self.result.warnings, *lost))
+        told = (line for each in written for line in each.told)
+        warnings = dict.fromkeys((*self.job.warnings, *self.result.warnings, *filter(None, told)))
         size = sum(each.size for each in written)
-        result = replace(self.result, output_bytes=size or None, seconds=self.seconds, warnings=tuple(warnings))
+        latent = next((each.latent for each in written if each.latent), None)
+        result = replace(
+            self.result,
+            latent_bytes=latent,
+            output_bytes=size or None,
+            seconds=self.seconds,
+            warnings=tuple(warnings),
+        )
         if error is None:
             return Outcome(source, "done", Code.DONE, outputs=files, result=result)
         trace = "".join(traceback.format_exception(error))

@@ -95,7 +95,8 @@ class Job:
     targets: tuple[Path, ...]  # all that may be written for it
     pixels: int = 0  # of the large picture, made small or to be made, as far as known
     together: bool = False  # whether the targets are of use only with each other: a picture and its latent
-    one_of: bool = False  # whether only one of the targets will be written: that of the factor that is good enough
+    one_of: bool = False  # whether only one of the targets will be written: that of the factor that is good enough;
+    # where results are replaced, it replaces the others, too
     warnings: tuple[str, ...] = ()
 
 
@@ -111,7 +112,7 @@ class Result:
     unrefined_psnr_rgb: float | None = None
     delta_e: float | None = None  # CIEDE2000 of the small picture from bicubic, mean over its pixels
     delta_e_95: float | None = None  # the same, 95th percentile
-    latent_bytes: int | None = None
+    latent_bytes: int | None = None  # of the file with which the original comes back bit for bit
     seconds: float | None = None
     warnings: tuple[str, ...] = ()
     input_bytes: int | None = None  # of the file that was read

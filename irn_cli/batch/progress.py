@@ -287,6 +287,6 @@ def _line(outcome: Outcome) -> str:
     if result.unrefined_psnr_y is not None:
         notes.append(f"before refinement {result.unrefined_psnr_y:.2f} and {result.unrefined_psnr_rgb:.2f}")
     if result.latent_bytes is not None:
-        notes.append(f"latent {result.latent_bytes / 1e6:.1f} MB")
+        notes.append(f"kept original {human_bytes(result.latent_bytes)}")
     names = ", ".join(one_line(str(path)) for path in outcome.outputs)
     return f"{one_line(str(outcome.source))} -> {names} ({'; '.join(notes)}; {result.seconds:.1f} s)"

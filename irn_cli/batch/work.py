@@ -60,7 +60,7 @@ class Downscaler:
     refine: int = 0
     verify: bool = False
     min_psnr: float | None = None  # dB on Y; a picture that restores worse is not written
-    mark: bool = False  # put one into the pixels, for where the record is lost; not beside a latent, which is exact
+    mark: bool = False  # put one into the pixels, for where the record is lost
     keep: bool = False  # one that restores worse is written anyway, with a warning
 
     def __call__(self, job: Job, picture: Picture, report: Report) -> Iterator[Product | Result]:
@@ -85,7 +85,7 @@ class Downscaler:
             progress=_part(progress, 0, 2 if verify else 1),
             refining=refining,
         )
-        if self.mark and not self.keep_latent:
+        if self.mark:
             small = mark.put(small)
         result = Result(output_size=small.size[::-1], warnings=small.warnings)
         if small.refinement:
@@ -114,8 +114,6 @@ class Downscaler:
                     raise InputError(f"{reason}: not written", Code.LOW_PSNR)
                 result = replace(result, warnings=(*result.warnings, f"{reason}: kept anyway"))
                 yield result
-        if small.latent:
-            yield replace(result, latent_bytes=small.latent.nbytes)
         yield Product(job.targets[0], small)
 
 

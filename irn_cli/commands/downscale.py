@@ -33,8 +33,8 @@ class _Downscale(Batch):
         show_default="that of OUT's name, or png",
         help="Format of the small pictures, all lossless; jxl needs the extra irn-cli[formats].")  # fmt: skip
     keep_latent: bool = option("Outputs", "--keep-latent", is_flag=True,
-        help="Also write what the small picture cannot hold: with it the original comes back bit for bit. It takes "
-             "about 6 bytes per pixel of the original, more than the original as a PNG.")  # fmt: skip
+        help="Also keep the original's pixels, in a file beside the small picture: with it `irn upscale` gives the "
+             "original back bit for bit. It takes as much space as the original does as a lossless WebP.")  # fmt: skip
     no_mark: bool = option("Outputs", "--no-mark", is_flag=True,
         help="Leave out the mark in the lowest bits of 64 pixels, which restores a small picture that has lost its "
              "record.")  # fmt: skip
@@ -46,7 +46,8 @@ class _Downscale(Batch):
     min_psnr: float | None = option("Checks", "--min-psnr", type=Finite(0), metavar="DB",
         help="Fail, and write nothing, if the PSNR on Y is lower.")  # fmt: skip
     scales: tuple[int, ...] = option("Checks", "--scales", type=Scales(), metavar="4,2", show_default=False, default=(),
-        help="Make each picture small by the largest of these factors at which it reaches --min-psnr.")  # fmt: skip
+        help="Make each picture small by the largest of these factors at which it reaches --min-psnr; with --force and "
+             "--update, that replaces what another factor gave.")  # fmt: skip
     otherwise: Literal["fail", "skip", "copy", "keep"] = option("Checks", "--otherwise",
         type=click.Choice(["fail", "skip", "copy", "keep"]), default="fail",
         help="What becomes of a picture that does not reach --min-psnr: left out, copied as it is, or made small by "

@@ -26,7 +26,7 @@ class _Upscale(Batch):
         help="Their standard deviation; a warning says where MODEL was not trained for it.")  # fmt: skip
     latent: str | None = option("Latent", "--latent", type=NAME, metavar="FILE",
         show_default="the one beside it, unless an option above is given",
-        help="The kept latent of the one input.")  # fmt: skip
+        help="What --keep-latent kept of the one input: it comes back bit for bit.")  # fmt: skip
     spread: bool = option("Latent", "--spread", is_flag=True,
         help="Also write a picture of where the samples differ: 20 times the difference, darker is more.")  # fmt: skip
     scale: int | None = option("Network", "-s", "--scale", type=SCALES, help="For pictures without a record of irn.")
