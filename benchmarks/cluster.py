@@ -21,7 +21,8 @@ from pathlib import Path
 from commands import scatter
 from engine import describe_machine, header, row
 
-from irn_cli.batch.plan import Job, Outcome, Outputs, decide, plan_downscale
+from irn_cli.batch.outputs import Outputs
+from irn_cli.batch.plan import Job, Outcome, check_outputs, plan_downscale
 from irn_cli.cluster import Cluster, WorkersChanged, run_jobs
 from irn_cli.inputs import find_pictures
 
@@ -134,7 +135,7 @@ def memory_of_plan() -> float:
 def planned(place: str) -> list[Job | Outcome]:
     """What becomes of each photo there."""
     outputs = Outputs(f"{place}/small")
-    return decide(plan_downscale(find_pictures([f"{place}/photos"]), outputs, 4, keep_latent=False), outputs)
+    return check_outputs(plan_downscale(find_pictures([f"{place}/photos"]), outputs, 4, keep_latent=False), outputs)
 
 
 def paper() -> None:

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from irn_cli.batch.line import SMALL, Progressed, run
-from irn_cli.batch.plan import Job, Outcome, Outputs, Result
+from irn_cli.batch.outputs import Outputs
+from irn_cli.batch.plan import Job, Outcome, Result
 from irn_cli.batch.work import Downscaler, Product, Upscaler, Work
 from irn_cli.engine import Progress
 from irn_cli.errors import Code, InputError

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from irn_cli.batch.plan import Job, Outcome, Outputs, decided, plan_downscale, plan_upscale, share
+from irn_cli.batch.outputs import Outputs
+from irn_cli.batch.plan import Job, Outcome, check_output, plan_downscale, plan_upscale, share
 from irn_cli.errors import Code, InputError, UsageError
 from irn_cli.image import Header, write
 from irn_cli.inputs import STREAM, Input
@@ -214,7 +215,7 @@ def test_what_becomes_of_results_that_exist(
         os.utime(files[name], (1000, 1000))
     os.utime(source, (2000, 2000) if newer else (500, 500))
     job = Job(source, tuple(files.values()), together=True)
-    item = decided(job, Outputs(existing=existing))  # type: ignore[arg-type]
+    item = check_output(job, Outputs(existing=existing))  # type: ignore[arg-type]
     assert getattr(item, "code", None) == expected
     assert (item is job) == (expected is None)
 
@@ -223,6 +224,6 @@ def test_a_place_that_cannot_be_written_is_told_beforehand(tmp_path: Path) -> No
     (tmp_path / "file").touch()
     (tmp_path / "directory").mkdir()
     for target in ("file/a", "directory", "x" * 300):
-        outcome = decided(Job(tmp_path / "source", (tmp_path / target,)), Outputs(existing="replace"))
+        outcome = check_output(Job(tmp_path / "source", (tmp_path / target,)), Outputs(existing="replace"))
         assert isinstance(outcome, Outcome)
         assert (outcome.status, outcome.code) == ("failed", Code.UNWRITABLE)

@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from irn_cli.batch.line import run
-from irn_cli.batch.plan import Existing, Job, Outcome, Outputs, decide, plan_downscale, plan_upscale
+from irn_cli.batch.outputs import Existing, Outputs
+from irn_cli.batch.plan import Job, Outcome, check_outputs, plan_downscale, plan_upscale
 from irn_cli.batch.work import Downscaler, Upscaler
 from irn_cli.cli import irn
 from irn_cli.errors import InputError, OutputError, UsageError
@@ -80,7 +81,7 @@ def test_inputs_are_found_in_a_store_as_in_a_directory(store: str) -> None:
 def batch(source: str, output: str, existing: Existing = "refuse", *, latent: bool = False) -> list[Outcome]:
     outputs = Outputs(output, existing)
     scaler = Rescaler(make_tiny_model(2), "cpu", "fp32")
-    plan = decide(plan_downscale(find_pictures([source]), outputs, 2, keep_latent=latent), outputs)
+    plan = check_outputs(plan_downscale(find_pictures([source]), outputs, 2, keep_latent=latent), outputs)
     events = run(plan, Downscaler(scaler=scaler, keep_latent=latent), outputs)
     return [event for event in events if isinstance(event, Outcome)]
 

@@ -1,4 +1,4 @@
-"""Many pictures: what each becomes (`plan`), the work on one (`work`), what runs when (`line`), and what is shown.
+"""Many pictures: what each becomes (`plan`, `outputs`), the work on one (`work`), order (`line`); shown by `progress`.
 
 Nothing stops a batch but its user: whatever happens to one picture becomes that picture's outcome. Data flows one way::
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from irn_cli.batch.line import Events, run
-from irn_cli.batch.plan import Job, Outcome, Outputs
+from irn_cli.batch.outputs import Outputs
+from irn_cli.batch.plan import Job, Outcome
 from irn_cli.batch.work import Work
 from irn_cli.cluster import Cluster, JobFunction, Lost, WorkersChanged, run_jobs, unseen
 from irn_cli.device import tune_allocator
@@ -33,7 +34,7 @@ def run_on_cluster(
     one thrown into it, which is raised again after the outcomes that are known by then.
 
     Args:
-        plan: what is to be done, and outcomes that are clear already (`plan.decide`).
+        plan: what is to be done, and outcomes that are clear already (`plan.check_outputs`).
         load_work: called in each worker, for what to do with each picture; picklable.
         outputs: what may be overwritten.
         cluster: where the workers run. All nodes must see inputs and outputs under the same names.

@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from irn_cli.batch.plan import Job, Outcome, Outputs, Result, decided, failure
+from irn_cli.batch.outputs import Outputs
+from irn_cli.batch.plan import Job, Outcome, Result, check_output, failure
 from irn_cli.batch.work import Copy, Product, Report, Work
 from irn_cli.canvas import HUGE
 from irn_cli.cluster import WorkersChanged
@@ -69,7 +70,7 @@ def run(
     one thrown into it, does the same, and is raised again after the outcomes of what was finished.
 
     Args:
-        plan: what is to be done, and outcomes that are clear already (`plan.decide`).
+        plan: what is to be done, and outcomes that are clear already (`plan.check_outputs`).
         work: what to do with each picture.
         outputs: what may be overwritten.
         strip: leave metadata out.
@@ -167,8 +168,8 @@ class _Pipeline:
         if not small:
             reading, self._ahead = self._ahead, None
         try:
-            if isinstance(outcome := decided(job, self._outputs), Outcome):  # by another run, since this one began
-                flight.decided = outcome
+            if isinstance(outcome := check_output(job, self._outputs), Outcome):  # by another run, since this one began
+                flight.earlier = outcome
                 return
             report = self._progress(job, silent=small)
             picture = reading.result() if reading else self._load(job)
@@ -297,7 +298,7 @@ class _InFlight:
     job: Job
     working: Future[None] = field(init=False)
     writes: list[Future[_Written]] = field(default_factory=list)
-    decided: Outcome | None = None
+    earlier: Outcome | None = None  # where another run has done it
     result: Result = field(default_factory=Result)
     error: Exception | None = None
     seconds: float = 0.0
@@ -314,8 +315,8 @@ class _InFlight:
 
     def outcome(self) -> Outcome:
         """What became of it, once it is settled."""
-        if self.decided:
-            return self.decided
+        if self.earlier:
+            return self.earlier
         source = self.job.source
         written = [writing.result() for writing in self.writes if not writing.exception()]
         files = tuple(file for each in written for file in each.files)

@@ -1,6 +1,5 @@
 """What each input of a batch becomes: a job to do, or an outcome where that is clear before anything runs."""
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -8,83 +7,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from irn_cli.batch.outputs import Outputs
 from irn_cli.errors import Code, InputError, IrnError, UsageError, explain
 from irn_cli.files import require_writable
-from irn_cli.formats import FORMATS, Format, FormatName, is_written, plugin, unreadable, without_suffix, written_as
+from irn_cli.formats import FORMATS, FormatName, is_written, unreadable, without_suffix
 from irn_cli.image import peek
 from irn_cli.inputs import STREAM, Input, identifier
 from irn_cli.latent import latent_path
 from irn_cli.metrics import finite
-from irn_cli.paths import exists, is_directory, is_remote, map_paths, modified, to_path
+from irn_cli.paths import exists, is_remote, map_paths, modified
 from irn_cli.record import Record
-
-Existing = Literal["refuse", "skip", "update", "replace"]  # update: replaced where the input is newer, else skipped
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Where results go, and what becomes of those that exist."""
-
-    output: str | None = None  # -o: a file for one input, a directory for more; "-" is standard output
-    existing: Existing = "refuse"
-    format: FormatName | None = None  # None is what the name says; by default PNG
-    quality: int | None = None  # 1 to 100, of the formats that can lose something
-    name: str | None = None  # of each result, with {stem}, {scale} and {suffix} to be filled in
-    original_names: bool = False  # restored pictures are called as their originals were
-
-    @property
-    def overwrite(self) -> bool:
-        return self.existing in ("update", "replace")
-
-    def called(self, default: str, stem: str, scale: int) -> str:
-        """What a result is called: the template, that of `name` or else the default one, filled in.
-
-        Raises:
-            UsageError: it has other fields, or names no file.
-        """
-        template = self.name or default
-        try:
-            called = template.format(stem=stem, scale=scale, suffix=FORMATS[self.format or "png"].suffixes[0])
-        except (LookupError, ValueError, AttributeError):
-            fields = "{stem}, {scale} and {suffix}"
-            raise UsageError(f"--name {template}: expected a name in which {fields} are to be filled in") from None
-        if Path(called).name != called:
-            raise UsageError(f"--name {template}: expected a name without directories (-o names one)")
-        return called
-
-    def require_format(self, target: Path, *, small: bool) -> None:
-        """Refuse a target of a format that we cannot write, or that was not asked for.
-
-        Raises:
-            UsageError: the target has such a format, or the quality does not apply to it.
-        """
-        asked = FORMATS[self.format] if self.format else None
-        if target == STREAM:
-            chosen: Format = asked or FORMATS["png"]
-        else:
-            chosen = written_as(target, small=small)
-        if asked not in (None, chosen):
-            raise UsageError(f"{target} is named as a {chosen.name}, but --format asks for {self.format}")
-        if self.quality is not None and chosen.quality is None and not self.original_names:
-            raise UsageError(f"--quality: a {chosen.name} loses nothing; --format jpg, webp, avif and jxl can")
-        try:
-            chosen.options(self.quality, small=small)
-        except UsageError as error:
-            raise UsageError(f"{target}: {error}") from None
-        plugin(chosen.kind)
-
-    def target(self, source: Input, name: str, *, many: bool) -> Path:
-        """Where the result of one input goes; `name` is what it is called, unless -o names a file."""
-        if self.output is None:
-            return STREAM if source.path == STREAM else source.path.with_name(name)
-        output = to_path(self.output)
-        if many and output == STREAM:
-            raise UsageError("standard output takes one picture, not a folder or several: expected a directory")
-        if many and is_written(output) and not is_directory(output):
-            raise UsageError(f"-o {self.output} names one file, for a folder or several inputs: expected a directory")
-        if many or self.original_names or self.output.endswith(("/", os.sep)) or is_directory(output):
-            return output.joinpath(*source.place.parts, name)
-        return output
 
 
 @dataclass(frozen=True)
@@ -154,6 +86,10 @@ def failure(source: Path, error: Exception) -> Outcome:
     return Outcome(source, "skipped" if isinstance(error, Skip) else "failed", code, reason)
 
 
+# Decides on an input, given an ending for the stem of its result.
+Decide = Callable[[Input, str], Job | Outcome]
+
+
 def plan_downscale(
     inputs: Sequence[Input],
     outputs: Outputs,
@@ -180,6 +116,7 @@ def plan_downscale(
         UsageError: the one input would be replaced, or the format is unknown.
         InputError: there is nothing to do for any input.
     """
+    many = _are_many(inputs)
 
     def decide(source: Input, ending: str) -> Job | Outcome:
         if source.header and source.header.record:
@@ -188,18 +125,14 @@ def plan_downscale(
         if keep_latent:
             targets.append(latent_path(targets[0]))
         if copy:
-            targets.append(outputs.target(source, source.path.name, many=_are_many(inputs)))
-            if (
-                STREAM in (source.path, targets[-1])
-                or targets[-1].name != source.path.name
-                or targets[-1] == source.path
-            ):
+            targets.append(kept := outputs.target(source, source.path.name, many=many))
+            if STREAM in (source.path, kept) or kept.name != source.path.name or kept == source.path:
                 raise UsageError("--otherwise copy: expected files as inputs and another directory for them as -o")
         return Job(source.path, tuple(targets), _pixels(source), together=keep_latent, one_of=bool(smaller or copy))
 
     def target(source: Input, ending: str, factor: int) -> Path:
         called = outputs.called("{stem}_down{scale}{suffix}", f"{source.path.stem}{ending}", factor)
-        found = outputs.target(source, called, many=_are_many(inputs))
+        found = outputs.target(source, called, many=many)
         outputs.require_format(found, small=True)
         if keep_latent and found == STREAM:
             raise UsageError("--keep-latent needs a file for the small picture, not standard output")
@@ -218,6 +151,7 @@ def plan_upscale(
     Raises:
         UsageError, InputError: as `plan_downscale`.
     """
+    many = _are_many(inputs)
 
     def decide(source: Input, ending: str) -> Job | Outcome:
         record = source.header.record if source.header else None
@@ -234,7 +168,7 @@ def plan_upscale(
             called = _original_name(record, ending, outputs.format)
         elif outputs.original_names:
             warnings = (f"its original's name is not known: named {called}",)
-        target = outputs.target(source, called, many=_are_many(inputs))
+        target = outputs.target(source, called, many=many)
         outputs.require_format(target, small=False)
         if target == STREAM and samples > 1:
             raise UsageError("standard output takes one picture: --samples and --spread need files")
@@ -273,8 +207,8 @@ def _pixels(source: Input) -> int:
     return height * width
 
 
-def _planned(inputs: Sequence[Input], decide: Callable[[Input, str], Job | Outcome]) -> list[Job | Outcome]:
-    """Decide on each input (with the ending of its result's stem); no result replaces another, or an input.
+def _planned(inputs: Sequence[Input], decide: Decide) -> list[Job | Outcome]:
+    """Decide on each input; no result replaces another, or an input.
 
     Nor does it replace what an earlier run made of another file, as far as that remembers the file's name. What is
     skipped may be replaced: it is, for the most part, an earlier run's result.
@@ -293,9 +227,7 @@ def _planned(inputs: Sequence[Input], decide: Callable[[Input, str], Job | Outco
     return plan
 
 
-def _renamed(
-    item: Job, source: Input, decide: Callable[[Input, str], Job | Outcome], reason: str, names: "_Names"
-) -> Job | Outcome:
+def _renamed(item: Job, source: Input, decide: Decide, reason: str, names: "_Names") -> Job | Outcome:
     """What becomes of a job whose target is in use: the same with its format in its name, if that is free."""
     another = _attempt(source, decide, f"_{source.path.suffix[1:].lower()}")
     if isinstance(another, Outcome):
@@ -356,7 +288,7 @@ def _made_from(target: Path) -> str:
     return record.name if record else ""
 
 
-def _attempt(source: Input, decide: Callable[[Input, str], Job | Outcome], ending: str = "") -> Job | Outcome:
+def _attempt(source: Input, decide: Decide, ending: str = "") -> Job | Outcome:
     """What is decided on an input; whatever goes wrong, but for the command line, is its failure alone."""
     if source.missing:
         return Outcome(source.path, "failed", Code.MISSING, source.missing)
@@ -375,13 +307,13 @@ def share(plan: Sequence[Job | Outcome], index: int, count: int) -> list[Job | O
     return list(plan[index - 1 :: count])
 
 
-def decide(plan: Sequence[Job | Outcome], outputs: Outputs) -> list[Job | Outcome]:
-    """`decided` for each item of a plan."""
+def check_outputs(plan: Sequence[Job | Outcome], outputs: Outputs) -> list[Job | Outcome]:
+    """`check_output` for each item of a plan."""
     remote = any(is_remote(target) for item in plan if isinstance(item, Job) for target in item.targets)
-    return map_paths(lambda item: decided(item, outputs), plan, remote=remote)
+    return map_paths(lambda item: check_output(item, outputs), plan, remote=remote)
 
 
-def decided(item: Job | Outcome, outputs: Outputs) -> Job | Outcome:
+def check_output(item: Job | Outcome, outputs: Outputs) -> Job | Outcome:
     """A job, or its outcome where what it would write is there already, or cannot be written."""
     if isinstance(item, Outcome):
         return item

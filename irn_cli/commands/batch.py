@@ -15,7 +15,8 @@ from irn_cli.streams import standard_input, standard_output
 
 if TYPE_CHECKING:
     from irn_cli.batch.line import Events
-    from irn_cli.batch.plan import Existing, Job, Outcome, Outputs
+    from irn_cli.batch.outputs import Existing, Outputs
+    from irn_cli.batch.plan import Job, Outcome
     from irn_cli.batch.work import Work
     from irn_cli.inputs import Input
 
@@ -66,7 +67,7 @@ class Batch(Runner):
             standard_output()
 
     def outputs(self) -> "Outputs":
-        from irn_cli.batch.plan import Outputs
+        from irn_cli.batch.outputs import Outputs
 
         chosen: dict[Existing, bool] = {"replace": self.force, "skip": self.skip_existing, "update": self.update}
         existing: Existing = next((existing for existing, asked in chosen.items() if asked), "refuse")
@@ -92,13 +93,13 @@ def find_inputs(options: Batch) -> "list[Input]":
 
 def run_plan(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: Batch) -> int:
     """Work through a plan and show it; the exit status. Torch is loaded only where there is something left to do."""
-    from irn_cli.batch.plan import Job, Outcome, decide, share
+    from irn_cli.batch.plan import Job, Outcome, check_outputs, share
     from irn_cli.batch.progress import follow
     from irn_cli.inputs import parse_shard
 
     if options.shard:
         plan = share(plan, *parse_shard(options.shard, os.environ))
-    plan = decide(plan, options.outputs())
+    plan = check_outputs(plan, options.outputs())
     if options.dry_run:
         return _forecast(plan, work, options)
     pixels = {item.source: item.pixels for item in plan if isinstance(item, Job)}
@@ -144,7 +145,8 @@ def _line(work: "Callable[[], Work]", options: Batch) -> "Callable[..., Events]"
 def _forecast(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: Batch) -> int:
     """Say what a plan would do, and take; the exit status."""
     from irn_cli.batch.estimate import count, describe, estimate
-    from irn_cli.batch.plan import Job, Outcome, Outputs
+    from irn_cli.batch.outputs import Outputs
+    from irn_cli.batch.plan import Job, Outcome
 
     jobs = [item for item in plan if isinstance(item, Job)]
     failed = [item for item in plan if isinstance(item, Outcome) and item.status == "failed"]

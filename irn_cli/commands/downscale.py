@@ -11,7 +11,7 @@ from irn_cli.commands.options import REFINE, SCALES, Finite, Scales, Weights, co
 from irn_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from irn_cli.batch.plan import Outputs
+    from irn_cli.batch.outputs import Outputs
     from irn_cli.batch.work import Work
     from irn_cli.formats import FormatName
 
