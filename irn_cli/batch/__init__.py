@@ -1,4 +1,4 @@
-"""Many pictures: what each becomes (`plan`, `outputs`), the work on one (`work`), order (`line`); shown by `progress`.
+"""Many pictures: `plan` and `outputs` say what each becomes, `work` does one, `line` runs them, `progress` shows it.
 
 Nothing stops a batch but its user: whatever happens to one picture becomes that picture's outcome. Data flows one way::
 
