@@ -21,10 +21,10 @@ from irn_cli.errors import InputError
 from irn_cli.formats import FORMATS
 from irn_cli.paths import to_path
 from irn_cli.record import hash_pixels
-from irn_cli.tensors import Format
+from irn_cli.tensors import TensorFormat
 
 _EARLIER = "irn-latent-1"
-_FORMAT = Format("irn-latent-2", "a latent of irn", ("pixels", "original"), InputError, earlier=(_EARLIER,))
+_FORMAT = TensorFormat("irn-latent-2", "a latent of irn", ("pixels", "original"), InputError, earlier=(_EARLIER,))
 _PNG = b"\x89PNG"
 Floats = NDArray[np.float16] | NDArray[np.float32]
 

@@ -26,7 +26,7 @@ _NESTED = ("params_ema", "params", "state_dict")  # where BasicSR and others put
 
 
 @dataclass(frozen=True)
-class Format:
+class TensorFormat:
     """One of our kinds of file: safetensors whose header names the format and holds further text fields."""
 
     name: str  # what stands in the header under `format`

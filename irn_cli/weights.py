@@ -20,7 +20,7 @@ from irn_cli.errors import UsageError, WeightsError
 from irn_cli.files import atomic_write
 from irn_cli.hub import PREFIX, fetch
 from irn_cli.locations import user_directory, weights_directories
-from irn_cli.tensors import Format, read_state_dict
+from irn_cli.tensors import TensorFormat, read_state_dict
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from irn_cli.model import IRN
 
 DEFAULT_MODELS = {2: "irn-x2", 4: "irn-x4"}  # what is used where only a scale is given
-_FORMAT = Format("irn-1", "a weights file of irn", ("config", "revision", "hash"), WeightsError)
+_FORMAT = TensorFormat("irn-1", "a weights file of irn", ("config", "revision", "hash"), WeightsError)
 _SCORES = "scores_"  # what the notes' keys for test sets begin with
 _OWN_FIELDS = ("format", *_FORMAT.fields, "temperatures")
 

@@ -8,9 +8,9 @@ import torch
 from safetensors.numpy import save_file
 
 from irn_cli.errors import InputError, OutputError, WeightsError
-from irn_cli.tensors import Format, read_state_dict
+from irn_cli.tensors import TensorFormat, read_state_dict
 
-FORMAT = Format("test-1", "a test", ("name",), InputError)
+FORMAT = TensorFormat("test-1", "a test", ("name",), InputError)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from irn_cli.config import IRNConfig
 from irn_cli.errors import InputError
 from irn_cli.files import atomic_write
-from irn_cli.tensors import Format
+from irn_cli.tensors import TensorFormat
 from irn_cli.train.checkpoint import NAME, Checkpoint, Counters, load_checkpoint, save_checkpoint
 from irn_cli.train.recipe import load_recipe
 
@@ -51,7 +51,7 @@ def test_a_later_one_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
 
 def changed(path: Path, **fields: str | None) -> None:
     """Rewrite a checkpoint with other fields in its header; None takes one away."""
-    form = Format("irn-checkpoint-1", "a checkpoint", (), InputError)
+    form = TensorFormat("irn-checkpoint-1", "a checkpoint", (), InputError)
     header, arrays = form.read_header(path), load(path.read_bytes())
     header = {name: value for name, value in (header | fields).items() if value is not None}
     with atomic_write(path, overwrite=True) as stream:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch(Runner):
+class BatchOptions(Runner):
     """Options that `downscale` and `upscale` share."""
 
     sources: tuple[str, ...] = argument(nargs=-1, type=NAME, metavar="SRC...")
@@ -74,7 +74,7 @@ class Batch(Runner):
         return Outputs(self.output, existing, name=self.name)
 
 
-def find_inputs(options: Batch) -> "list[Input]":
+def find_inputs(options: BatchOptions) -> "list[Input]":
     """The inputs that a command line means."""
     from irn_cli.inputs import find_pictures, read_list
     from irn_cli.paths import open_file, to_path
@@ -91,7 +91,7 @@ def find_inputs(options: Batch) -> "list[Input]":
     return find_pictures(options.sources, listed)
 
 
-def run_plan(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: Batch) -> int:
+def run_plan(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: BatchOptions) -> int:
     """Work through a plan and show it; the exit status. Torch is loaded only where there is something left to do."""
     from irn_cli.batch.plan import Job, Outcome, check_outputs, share
     from irn_cli.batch.progress import follow
@@ -115,7 +115,7 @@ def run_plan(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", option
     )
 
 
-def _events(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: Batch) -> "Events":
+def _events(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: BatchOptions) -> "Events":
     """What happens while a plan is worked through, here or on a cluster."""
     if cluster := options.cluster():
         from irn_cli.batch.cluster import run_on_cluster
@@ -125,7 +125,7 @@ def _events(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options
     return _line(work, options)(plan, outputs=options.outputs())
 
 
-def _line(work: "Callable[[], Work]", options: Batch) -> "Callable[..., Events]":
+def _line(work: "Callable[[], Work]", options: BatchOptions) -> "Callable[..., Events]":
     """What works through a plan on this machine."""
     wait_asleep()
     import torch
@@ -142,7 +142,7 @@ def _line(work: "Callable[[], Work]", options: Batch) -> "Callable[..., Events]"
     return partial(run, work=work(), at_once=at_once, strip=options.strip, max_pixels=options.max_pixels)
 
 
-def _forecast(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: Batch) -> int:
+def _forecast(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: BatchOptions) -> int:
     """Say what a plan would do, and take; the exit status."""
     from irn_cli.batch.estimate import count, describe, estimate
     from irn_cli.batch.outputs import Outputs

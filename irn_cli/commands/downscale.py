@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from irn_cli.commands.batch import Batch, find_inputs, run_plan
+from irn_cli.commands.batch import BatchOptions, find_inputs, run_plan
 from irn_cli.commands.options import REFINE, SCALES, Finite, Scales, Weights, command, option
 from irn_cli.errors import UsageError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Downscale(Batch):
+class _Downscale(BatchOptions):
     scale: int | None = option("Network", "-s", "--scale", type=SCALES, show_default="4, or that of --model",
         help="How many times smaller.")  # fmt: skip
     model: str | None = option("Network", "-m", "--model", type=Weights(), metavar="MODEL",

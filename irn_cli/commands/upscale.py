@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from irn_cli.commands.batch import Batch, find_inputs, run_plan
+from irn_cli.commands.batch import BatchOptions, find_inputs, run_plan
 from irn_cli.commands.options import NAME, SCALES, Finite, Size, Weights, command, option
 from irn_cli.errors import UsageError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Upscale(Batch):
+class _Upscale(BatchOptions):
     samples: int = option("Latent", "--samples", type=click.IntRange(1), default=1, metavar="N",
         help="How many restorations to draw of each.")  # fmt: skip
     seed: int | None = option("Latent", "--seed", metavar="S", type=int, show_default="0",

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from irn_cli.config import IRNConfig
 from irn_cli.errors import InputError, UsageError
-from irn_cli.tensors import Format
+from irn_cli.tensors import TensorFormat
 from irn_cli.train.recipe import Recipe, recipe_from
 
 NAME = "checkpoint.safetensors"
 _FIELDS = ("counters", "recipe", "config", "stamp", "notes")
-_FORMAT = Format("irn-checkpoint-1", "a checkpoint of irn", _FIELDS, InputError)
+_FORMAT = TensorFormat("irn-checkpoint-1", "a checkpoint of irn", _FIELDS, InputError)
 
 
 @dataclass(frozen=True)
