@@ -221,6 +221,52 @@ class SuperResolution:
         return Picture(self.upscaler(small.picture.pixels), mode=small.picture.mode)
 
 
+class Remembered:
+    """A method that does not make the same pictures twice: the small ones, and the first draw of the restored ones."""
+
+    def __init__(self, method: Method, room: int) -> None:
+        """Wrap a method.
+
+        Args:
+            method: what makes the pictures.
+            room: most bytes of pixels to keep; what is made once these are full is made again when it is asked for.
+        """
+        self.name, self.scale, self.draws, self.busy = method.name, method.scale, method.draws, method.busy
+        self._method = method
+        self._room = room
+        self._small: dict[tuple[str, str], Small] = {}  # by data set and picture
+        self._restored: dict[tuple[Small, int, float], Picture] = {}  # by seed and temperature too
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return self._method.facts
+
+    def downscale(self, original: Original) -> Small:
+        key = original.dataset, original.name
+        if key in self._small:
+            return self._small[key]
+        small = self._method.downscale(original)
+        if all(self._fits(part) for part in (small.picture, small.source)):
+            self._small[key] = small
+        return small
+
+    def upscale(self, small: Small, *, seed: int, temperature: float, sample: int) -> Picture:
+        key = small, seed, temperature
+        if sample == 0 and key in self._restored:
+            return self._restored[key]
+        restored = self._method.upscale(small, seed=seed, temperature=temperature, sample=sample)
+        if sample == 0 and self._fits(restored):
+            self._restored[key] = restored
+        return restored
+
+    def _fits(self, part: Picture | bytes | None) -> bool:
+        """Take room for something; threads that ask at the same time may take a picture too many."""
+        size = part.pixels.nbytes if isinstance(part, Picture) else len(part or b"")
+        fits = size <= self._room
+        self._room -= size if fits else 0
+        return fits
+
+
 def find_results(text: str, scale: int) -> Given:
     """Turn `NAME=DIR` or `NAME=DIR,LRDIR` into a method.
 

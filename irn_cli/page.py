@@ -35,11 +35,11 @@ Pixels = NDArray[np.uint8]
 
 
 def render(results: Results, methods: Sequence[Method], datasets: Sequence[DataSet]) -> str:
-    """Make the page. The pictures that it shows are made once more, exactly as they were measured.
+    """Make the page. The pictures that it shows are asked for once more, exactly as they were measured.
 
     Args:
         results: what was measured.
-        methods: the methods, as they were given to `evaluate`.
+        methods: the methods, as they were given to `evaluate`; `Remembered` ones need not make the pictures again.
         datasets: the data sets, likewise.
 
     Returns:

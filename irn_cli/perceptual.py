@@ -8,6 +8,7 @@ et al., "Image quality assessment: unifying structure and texture similarity" (2
 "ARNIQA: learning distortion manifold for image quality assessment" (2024).
 """
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,7 @@ _LEAST = 32  # pixels a side that AlexNet's features need
 class _Kind(NamedTuple):
     label: str
     higher_is_better: bool
-    weights: str  # the files in the hub's folder
+    weights: tuple[str, ...]  # the files in the hub's folder
     load: Callable[[], nn.Module]
     call: Callable[[nn.Module, Tensor, Tensor], Tensor]  # of original and restored, (1, 3, H, W), 0 to 1
 
@@ -50,11 +51,11 @@ def _arniqa() -> nn.Module:
 
 
 _KINDS = {
-    "lpips": _Kind("LPIPS", False, "alexnet-owt-7be5be79.pth", _lpips, lambda net, a, b: net(a, b, normalize=True)),
-    "dists": _Kind("DISTS", False, "vgg16-397923af.pth", _dists, lambda net, a, b: net(a, b)),
-    # Judges the restored picture alone, as NIQE does.
+    "lpips": _Kind("LPIPS", False, ("alexnet-owt-7be5be79.pth",), _lpips, lambda net, a, b: net(a, b, normalize=True)),
+    "dists": _Kind("DISTS", False, ("vgg16-397923af.pth",), _dists, lambda net, a, b: net(a, b)),
+    # Judges the restored picture alone, as NIQE does; all of it, where its authors average five squares of it.
     "arniqa": _Kind(
-        "ARNIQA", True, "ARNIQA.pth and regressor_koniq10k.pth", _arniqa, lambda net, a, b: net(b, normalize=True)
+        "ARNIQA", True, ("ARNIQA.pth", "regressor_koniq10k.pth"), _arniqa, lambda net, a, b: net(b, normalize=True)
     ),
 }
 
@@ -64,21 +65,28 @@ def load_metric(name: str) -> Metric:
 
     Raises:
         UsageError: torchmetrics or torchvision is not installed, or cannot be loaded.
-        InputError: its network's weights are neither here nor to be had.
+        InputError: its network's weights are neither here nor to be had, or damaged.
     """
     kind = _KINDS[name]
     try:
-        network = kind.load().eval()
-    except OSError as error:  # also what urllib raises
-        place = Path(torch.hub.get_dir()) / "checkpoints"
-        reason = getattr(error, "reason", None) or error.strerror or error
-        raise InputError(
-            f"--metric {name}: its weights cannot be downloaded ({reason}): put {kind.weights} into {place}"
-        ) from error
+        for library in ("torchvision", "torchmetrics.image"):
+            importlib.import_module(library)
     except (ImportError, RuntimeError) as error:
         raise UsageError(
             f"--metric {name} needs torchmetrics and the torchvision that belongs to this torch; "
             f"pip install 'irn-cli[metrics]' brings both ({error})"
+        ) from error
+    try:
+        network = kind.load().eval()
+    except Exception as error:  # whatever urllib, an unpickler or a network of another shape stumbles over
+        reason = str(getattr(error, "reason", None) or error).strip().splitlines()
+        told = reason[0] if reason else type(error).__name__
+        place = Path(torch.hub.get_dir()) / "checkpoints"
+        files = " and ".join(kind.weights)
+        if all((place / file).exists() for file in kind.weights):
+            raise InputError(f"--metric {name}: damaged weights ({told}): put {files} into {place} again") from error
+        raise InputError(
+            f"--metric {name}: its weights cannot be downloaded ({told}): put {files} into {place}"
         ) from error
 
     def measure(original: Levels, restored: Levels, _grey: bool) -> float:

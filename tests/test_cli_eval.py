@@ -17,7 +17,9 @@ from PIL import Image
 from irn_cli import IRN
 from irn_cli.cli import main
 from irn_cli.image import read, write
+from irn_cli.methods import Baseline, Small
 from irn_cli.metrics import Metric
+from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
 from irn_cli.weights import save_model, weights_hash
 from tests.helpers import need_torchvision
@@ -157,6 +159,20 @@ def test_the_page_and_existing_files(irn_eval: Callable[..., Ran]) -> None:
     ran = irn_eval(*arguments[:-1], "--force")
     assert (ran.status, ran.err) == (0, f"irn: wrote page.html ({Path('page.html').stat().st_size / 1e6:.1f} MB)\n")
     assert Path("page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_the_page_makes_no_picture_again(irn_eval: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def upscale(method: Baseline, small: Small, **_: object) -> Picture:
+        made.append(method.name)
+        return restore(method, small)
+
+    restore = Baseline.upscale
+    monkeypatch.setattr(Baseline, "upscale", upscale)
+    assert irn_eval("--data", "set", "--baseline", "area", "--report", "page.html", "-q").status == 0
+    assert made == ["area", "area"]  # two pictures, both of which the page shows
+    assert Path("page.html").read_text(encoding="utf-8").count('"restored":') == 2
 
 
 @pytest.mark.parametrize("option", ["--json", "--csv", "--report"])

@@ -168,3 +168,19 @@ def test_missing_weights_and_libraries_are_one_line(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "torchmetrics.image", None)
     with pytest.raises(UsageError, match=r"--metric lpips needs torchmetrics and .* pip install 'irn-cli\[metrics\]'"):
         load_metric("lpips")
+
+
+@pytest.mark.parametrize("content", [b"junk", "another network's"])
+def test_damaged_weights_are_one_line(content: bytes | str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    file.parent.mkdir(parents=True)
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, file)
+    with pytest.raises(
+        InputError, match=r"--metric lpips: damaged weights \(.*\): put alexnet-owt-7be5be79.pth into "
+    ) as caught:
+        load_metric("lpips")
+    assert "\n" not in str(caught.value)

@@ -10,10 +10,10 @@ from PIL import Image
 
 from irn_cli import IRN, Rescaler, read
 from irn_cli.codec import CodecName
-from irn_cli.dataset import DataSet, Original, find_data_set
+from irn_cli.dataset import DataSet, Original, find_data_set, load
 from irn_cli.errors import InputError, UsageError
 from irn_cli.evaluation import Failure, Score, evaluate, flat, summarise
-from irn_cli.methods import Baseline, Codec, Network, Small, find_results, load_methods
+from irn_cli.methods import Baseline, Codec, Network, Remembered, Small, find_results, load_methods
 from irn_cli.picture import Picture
 from irn_cli.resize import bicubic
 from irn_cli.weights import save_model
@@ -173,3 +173,36 @@ def test_refined_models_are_methods_of_their_own(
     monkeypatch.setattr(Rescaler, "downscale", watched)
     assert not [row for row in evaluate([plain, refined], [dataset]) if isinstance(row, Failure)]
     assert sorted(asked) == [0, 0, 3, 3]
+
+
+def test_what_is_remembered_is_made_once(dataset: DataSet) -> None:
+    made: list[str] = []
+
+    class Counted(Baseline):
+        draws = True
+
+        def downscale(self, original: Original) -> Small:
+            made.append(f"small {original.name}")
+            return super().downscale(original)
+
+        def upscale(self, small: Small, *, seed: int = 0, temperature: float = 0, sample: int = 0) -> Picture:
+            made.append(f"restored {seed} {sample}")
+            return super().upscale(small, seed=seed, temperature=temperature, sample=sample)
+
+    room = 48 * 60 * 3 + 12 * 15 * 3  # a.png, restored and small
+    method = Remembered(Counted("bicubic", 4), room)
+    rows = list(evaluate([method], [dataset], samples=2, seed=1, workers=1))
+    assert [flat(row) | {"seconds": 0} for row in rows if isinstance(row, Score)] == [
+        flat(row) | {"seconds": 0}
+        for row in evaluate([Counted("bicubic", 4)], [dataset], samples=2, seed=1)
+        if isinstance(row, Score)
+    ]
+    made.clear()
+    a, b = (load(dataset, path, 4, 4) for path in dataset.pictures)
+    first = method.upscale(method.downscale(a), seed=1, temperature=1.0, sample=0)
+    assert made == []
+    for seed, sample in ((1, 1), (2, 0)):
+        method.upscale(method.downscale(a), seed=seed, temperature=1.0, sample=sample)
+    method.upscale(method.downscale(b), seed=1, temperature=1.0, sample=0)
+    assert made == ["restored 1 1", "restored 2 0", "small b.png", "restored 1 0"]
+    assert np.array_equal(first.pixels, Baseline("bicubic", 4).upscale(Baseline("bicubic", 4).downscale(a)).pixels)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from irn_cli.methods import Method
     from irn_cli.report import Results
 
+_REMEMBERED = 512 << 20  # bytes of pixels that are kept for the page
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Eval(Runner):
@@ -117,7 +119,7 @@ def eval_(options: _Eval) -> int:
     from irn_cli.device import tune_allocator
     from irn_cli.evaluation import evaluate
     from irn_cli.evaluation_cluster import evaluate_on_cluster
-    from irn_cli.methods import load_methods
+    from irn_cli.methods import Remembered, load_methods
     from irn_cli.threads import set_threads
 
     datasets = find_data_sets(options.directories, include_own=options.include_own)
@@ -138,6 +140,8 @@ def eval_(options: _Eval) -> int:
         **placed,
     )
     methods = load_all()
+    if options.page:
+        methods = [Remembered(method, _REMEMBERED // len(methods)) for method in methods]
     protocol: dict[str, Any] = {name: getattr(options, name) for name in ("crop", "seed", "temperature", "samples")}
     metrics = load_metrics(options.metrics)
     told = report.protocol(methods, datasets, metrics=metrics, **protocol, **placed)
