@@ -75,7 +75,9 @@ class Folder:
         if original in found and all(path.stem == original.stem for path in found):
             found = [original]  # the others are further originals, told apart by their formats
         if not found:
-            raise InputError(f"no picture for {name} in {self.directory}")
+            begins = re.compile(rf"{re.escape(original.stem)}[-_]").match
+            near = next((f"; {path.name} has an unknown suffix" for path in self.pictures if begins(path.stem)), "")
+            raise InputError(f"no picture for {name} in {self.directory}{near}")
         if len(found) > 1:
             raise InputError(f"{len(found)} pictures for {name} in {self.directory}: {', '.join(map(str, found))}")
         return self.directory / found[0]

@@ -31,6 +31,14 @@ def test_other_names_belong_to_others(tmp_path: Path, name: str) -> None:
         Folder(folder(tmp_path, name), 4, "EDSR").find("baby.png")
 
 
+def test_a_name_with_an_unknown_suffix_is_pointed_out(tmp_path: Path) -> None:
+    found = Folder(folder(tmp_path, "img_1_RCAN.png", "img_10_SR.png"), 4, "EDSR")
+    with pytest.raises(InputError, match=r"no picture for img_1\.png in .*; img_1_RCAN\.png has an unknown suffix$"):
+        found.find("img_1.png")
+    with pytest.raises(InputError, match=r"no picture for img_2\.png in [^;]*$"):
+        found.find("img_2.png")
+
+
 def test_a_suffix_may_be_part_of_the_original_name(tmp_path: Path) -> None:
     assert Folder(folder(tmp_path, "img_x4_SR.png"), 4).find("img_x4.png") == tmp_path / "img_x4_SR.png"
 

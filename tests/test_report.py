@@ -435,6 +435,11 @@ window.addEventListener("load", async () => {
     await new Promise((resolve) => setTimeout(resolve, 20));
   told.ready = document.querySelectorAll("article[data-ready]").length;
   told.wide = document.documentElement.scrollWidth <= innerWidth;
+  data.comparison = [-0.004, -0.006, 0.004, 0.006].map((change) => ({ kind: "difference", method: "IRN",
+    pairs: [[change, change]], marks: [""], seconds: null, parameters: null }));
+  showComparison();
+  told.differences = [...document.querySelectorAll("#comparison tr.difference td:nth-child(2)")]
+    .slice(-4).map((cell) => [cell.textContent.split(" /")[0], cell.className]);
   document.body.append(Object.assign(document.createElement("pre"), { id: "told", textContent: JSON.stringify(told) }));
 });
 </script>
@@ -510,6 +515,7 @@ def test_the_page_in_a_browser(measured: tuple[Results, list[Method], list[DataS
     dark, light = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in told["grounds"])
     assert dark < 150 < 600 < light
     assert told["wide"]
+    assert told["differences"] == [["+0.00", ""], ["\N{MINUS SIGN}0.01", "bad"], ["+0.00", ""], ["+0.01", "good"]]
 
 
 WIDTHS = """<!doctype html><body><script>
