@@ -89,14 +89,19 @@ class InvBlock(nn.Module):
     def downscale(self, u: Tensor) -> Tensor:
         x1, x2 = torch.split(u, [3, u.shape[1] - 3], 1)
         y1 = x1 + self.F(x2)
-        y2 = x2 * torch.exp(self._log_scale(y1)) + self.G(y1)
+        log_scale, shift = self._affine(y1)
+        y2 = x2 * torch.exp(log_scale) + shift
         return torch.cat([y1, y2], 1)
 
     def upscale(self, u: Tensor) -> Tensor:
         y1, y2 = torch.split(u, [3, u.shape[1] - 3], 1)
-        x2 = (y2 - self.G(y1)) * torch.exp(-self._log_scale(y1))
+        log_scale, shift = self._affine(y1)
+        x2 = (y2 - shift) * torch.exp(-log_scale)
         x1 = y1 - self.F(x2)
         return torch.cat([x1, x2], 1)
+
+    def _affine(self, y1: Tensor) -> tuple[Tensor, Tensor]:
+        return self._log_scale(y1), self.G(y1)
 
     def _log_scale(self, y1: Tensor) -> Tensor:
         return self.clamp * torch.tanh(self.H(y1) / 2)

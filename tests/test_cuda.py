@@ -36,7 +36,7 @@ from irn_cli.train.trainer import Ended, Logged, Saved, SetBack, Validated, trai
 from irn_cli.weights import load_model
 from tests.helpers import PHOTOS, ROOT
 from tests.test_engine import assert_same, photo, plain_downscale, plain_upscale, received
-from tests.test_gradient import by_autograd, relative
+from tests.test_gradient import assert_gradients_agree, by_autograd, known, relative
 from tests.test_gradient import received as decoded
 from tests.test_train_step import copies, make_second_stage, make_step, same
 
@@ -223,6 +223,10 @@ def on_the_cpu(name: str) -> tuple[Tensor, Tensor, Tensor]:
     return x, u, runner.upscale(received(u, 1))
 
 
+# cuDNN's float32 convolutions round a little more than a CPU's: pictures may differ by a hundredth of a level.
+HUNDREDTH = 0.01 / 255
+
+
 @pytest.mark.parametrize("name", ["irn-x2", "irn-x4"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("where", ["all at once", "in tiles", "the map on the host"])
@@ -232,8 +236,8 @@ def test_the_engine_agrees_with_the_cpus(name: str, precision: Precision, where:
     runner = Engine(load_model(name), only_gpu, precision, memory)
     found, restored = runner.downscale(x.clone()), runner.upscale(received(u, 1))
     if precision == "fp32":
-        assert_same(found, u)
-        assert_same(restored, back)
+        assert_same(found, u, HUNDREDTH)
+        assert_same(restored, back, HUNDREDTH)
     else:
         levels = (quantise(found[..., :3]) - quantise(u[..., :3])).abs() * 255
         assert levels.max() < 2.5
@@ -254,8 +258,8 @@ def test_the_plain_network_on_a_gpu_is_the_cpus(name: str, only_gpu: torch.devic
     received_u = received(u, 1)
     expected = plain_upscale(model, received_u)
     model.to(only_gpu)
-    assert_same(plain_downscale(model, x.to(only_gpu)).cpu(), u)
-    assert_same(plain_upscale(model, received_u.to(only_gpu)).cpu(), expected)
+    assert_same(plain_downscale(model, x.to(only_gpu)).cpu(), u, HUNDREDTH)
+    assert_same(plain_upscale(model, received_u.to(only_gpu)).cpu(), expected, HUNDREDTH)
 
 
 def test_a_hundred_megapixels(only_gpu: torch.device) -> None:
@@ -290,11 +294,10 @@ def test_pictures_come_back_bit_for_bit_with_their_latent(only_gpu: torch.device
 
 @pytest.mark.parametrize(("name", "height", "width"), [("irn-x4", 9, 13), ("irn-x2", 17, 21)])
 def test_the_decoders_gradient_is_autograds(name: str, height: int, width: int, gpu: torch.device) -> None:
-    model = load_model(name)
-    u, weight = decoded(model, height, width, temperature=1)
+    model, u, weight = known(name, height, width)
     x, expected = by_autograd(model, u, weight)
     _, found = Gradient(model, gpu, "fp32").pull_back(x.clone(), weight.clone())
-    assert relative(found.cpu(), expected) < 1e-4
+    assert_gradients_agree(found.cpu(), expected)
     _, rough = Gradient(model, gpu, "bf16").pull_back(x, weight)
     assert relative(rough.cpu(), expected) < 0.1
 

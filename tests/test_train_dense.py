@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from irn_cli.model import DenseBlock
-from irn_cli.train.dense import LeanDenseBlock, use_lean_blocks
+from irn_cli.model import DenseBlock, InvBlock
+from irn_cli.train.dense import LeanDenseBlock, LeanInvBlock, use_lean_blocks
 from tests.helpers import make_tiny_model
 
 
@@ -84,6 +84,9 @@ def test_a_network_keeps_its_parameters() -> None:
     blocks = [module for module in network.modules() if isinstance(module, DenseBlock)]
     assert blocks
     assert all(isinstance(block, LeanDenseBlock) for block in blocks)
+    couplings = [module for module in network.modules() if isinstance(module, InvBlock)]
+    assert len(blocks) == 3 * len(couplings)
+    assert all(isinstance(block, LeanInvBlock) for block in couplings)
     for (name, parameter), (known, same) in zip(network.named_parameters(), before, strict=True):
         assert name == known
         assert parameter is same

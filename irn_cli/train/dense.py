@@ -39,11 +39,41 @@ class LeanDenseBlock(DenseBlock):
         return _DenseFunction.apply(x, *self.parameters())  # type: ignore[no-any-return, no-untyped-call]
 
 
-def use_lean_blocks(network: IRN, dtype: torch.dtype) -> None:
-    """Exchange a network's dense blocks; its parameters keep their names and order, and in float32 their memory."""
-    for block in network.operations:
+class LeanInvBlock(InvBlock):
+    """A coupling of lean dense blocks, on the weights of another; on a GPU, H works beside G, which reads the same.
+
+    Most of their kernels are too small to fill a GPU (`benchmarks/README.md`).
+    """
+
+    def __init__(self, block: InvBlock, dtype: torch.dtype, side: torch.cuda.Stream | None) -> None:
+        nn.Module.__init__(self)
+        self.F, self.G, self.H = (LeanDenseBlock(dense, dtype) for dense in (block.F, block.G, block.H))
+        self.clamp = block.clamp
+        self._side = side
+
+    def _affine(self, y1: Tensor) -> tuple[Tensor, Tensor]:
+        if self._side is None:
+            return super()._affine(y1)
+        here = torch.cuda.current_stream()
+        self._side.wait_stream(here)
+        with torch.cuda.stream(self._side):
+            log_scale = self._log_scale(y1)
+        shift = self.G(y1)
+        here.wait_stream(self._side)
+        return log_scale, shift
+
+
+def use_lean_blocks(network: IRN, dtype: torch.dtype, side: torch.cuda.Stream | None = None) -> None:
+    """Exchange a network's blocks; its parameters keep their names and order, and in float32 their memory.
+
+    Args:
+        network: what is changed.
+        dtype: the convolutions' arithmetic.
+        side: a stream beside the one that the network runs on.
+    """
+    for k, block in enumerate(network.operations):
         if isinstance(block, InvBlock):
-            block.F, block.G, block.H = (LeanDenseBlock(dense, dtype) for dense in (block.F, block.G, block.H))
+            network.operations[k] = LeanInvBlock(block, dtype, side)
 
 
 class _DenseFunction(torch.autograd.Function):

@@ -94,7 +94,9 @@ class Step:
         self.master = model.to(device, memory_format=torch.channels_last).train().requires_grad_(True)  # type: ignore[call-overload]
         same = {} if precision == "bf16" else {id(weight): weight for weight in self.master.parameters()}
         working = deepcopy(self.master, same)  # in float32 it works on the masters themselves
-        use_lean_blocks(working, torch.bfloat16 if precision == "bf16" else torch.float32)
+        self.captured = device.type == "cuda" and self.processes == 1
+        side = torch.cuda.Stream(device) if self.captured else None  # type: ignore[no-untyped-call]
+        use_lean_blocks(working, torch.bfloat16 if precision == "bf16" else torch.float32, side)
         self.passes = Passes(working, recompute=recipe.recompute)
         self._forward = DistributedDataParallel(self.passes) if self.processes > 1 else self.passes
 
@@ -110,7 +112,6 @@ class Step:
         self.guard = Guard(recipe, device)
         self.shown: dict[str, Tensor] = {}
 
-        self.captured = device.type == "cuda" and self.processes == 1
         self._graphs: dict[bool, tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]] = {}
 
     def run(self, number: int, rate: float, setback: float = 1.0) -> None:
