@@ -25,7 +25,7 @@ from safetensors import safe_open
 
 import irn_cli
 from irn_cli import Rescaler, load_model, read, write
-from irn_cli.cli import irn
+from irn_cli.cli import CONTEXT, irn
 from irn_cli.model import IRN
 from irn_cli.picture import Picture
 from irn_cli.record import FORMAT, Record, Restored, from_text
@@ -140,7 +140,7 @@ def test_the_commands_that_need_other_peoples_weights_have_the_options_they_show
     shown = [shlex.split(line) for line in lines if line.startswith("irn eval ")]
     assert len(shown) > 5
     for _, command, *arguments in shown:
-        irn.commands[command].make_context(command, arguments)
+        irn.commands[command].make_context(command, arguments, **CONTEXT)
 
 
 # What is generated ----------------------------------------------------------------------------------------------------
