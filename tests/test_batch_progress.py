@@ -144,6 +144,26 @@ def test_at_80_columns_the_bar_is_one_line_and_lines_break_between_words(
     assert {"40x30", "10x8,", "31.25", "30.75"} <= set(shown.replace("(", "").split())
 
 
+@pytest.mark.parametrize(
+    ("sources", "shown"),
+    [
+        (["/home/me/photos/a.jpg", "/home/me/photos/sub/b.jpg"], "sub/b.jpg"),
+        (["photos/a.jpg", "photos2/b.jpg"], "photos2/b.jpg"),
+        (["/home/me/photos/b.jpg"], "b.jpg"),
+        (["a.jpg", "/b.jpg"], "/b.jpg"),
+    ],
+)
+def test_the_bar_names_a_picture_below_the_directory_of_all(
+    sources: list[str], shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_to: list[str] = []
+    monkeypatch.setattr(Progress, "update", lambda *_, **fields: set_to.append(fields.get("description", "")))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    paths = [Path(source) for source in sources]
+    follow(events(Progressed(paths[-1], 0.5)), 2, pixels=dict.fromkeys(paths, 9))
+    assert set_to[0] == shown
+
+
 def test_quiet_leaves_warnings_and_failures(capsys: pytest.CaptureFixture[str]) -> None:
     assert follow(events(DONE, SKIPPED), 2, quiet=True) == 0
     assert capsys.readouterr().err == "a\\n.png: warning: odd\n"

@@ -1,9 +1,10 @@
 """Shows a batch while it runs: a bar on a terminal, plain lines elsewhere, JSON for programs."""
 
 import json
+import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,6 +141,7 @@ class _Display:
         self._total, self._quiet, self._verbose = total, quiet, verbose
         self._as_json, self._debug = as_json, debug
         self._shares = Shares(pixels)
+        self._shared = _directory_of_all(pixels)
         self._skipped: dict[str, list[Outcome]] = {}  # by what is said of them together
         self._bytes = [0, 0]  # read and written, of the pictures that are done
         self._console = Console(stderr=True, markup=False, highlight=False)
@@ -171,7 +173,8 @@ class _Display:
     def progress(self, at: "Progressed") -> None:
         self._shares.progress(at.source, at.share)
         self._note = at.note
-        self._update(description=_tail(one_line(str(at.source)), _NAME))
+        name = str(at.source).removeprefix(self._shared)
+        self._update(description=_tail(one_line(name), _NAME))
 
     def count_workers(self, changed: WorkersChanged) -> None:
         self._throughput.update(changed)
@@ -237,6 +240,13 @@ class _Display:
 
     def _say(self, line: str, style: str | None = None) -> None:
         self._console.print(line, style=style)
+
+
+def _directory_of_all(sources: Collection[Path]) -> str:
+    """How the names of all sources begin, up to the end of a directory's name: what the bar need not show."""
+    outermost = [chosen(map(str, sources), default="") for chosen in (min, max)]
+    prefix = os.path.commonprefix(outermost)  # noqa: RUF071  # by characters, as URLs need it; then cut between names
+    return prefix[: 1 + max(prefix.rfind(separator) for separator in ("/", os.sep))]
 
 
 def _tail(name: str, width: int) -> str:
