@@ -156,11 +156,12 @@ class Rescaler:
             small = _rounded(bicubic_small(pixels, self.scale))
         else:
             stages = _stages(progress, [1, *[1, 3] * refine, *[1, 1, 1] * (refine > 0)])
-            canvas = self._canvas(surroundings, picture.size)
-            restored = self._canvas(surroundings, picture.size, grey=picture.mode == "L")
-            improve = partial(self._refine, pixels, restored, refine, stages, refining) if refine else None
-            small, refinement, told = self._shrink(pixels, canvas, on_artifact, next(stages), improve)
-            warnings.extend(told)
+            canvas, stage = self._canvas(surroundings, picture.size), next(stages)
+            small, told = self._without_blotch(canvas, pixels, canvas.downscale(pixels, stage), on_artifact, stage)
+            warnings += told
+            if refine:
+                restored = dataclasses.replace(canvas, grey=picture.mode == "L")
+                small, refinement = self._refine(restored, pixels, small, refine, stages, refining)
         record = dataclasses.replace(
             self.record(small, (height, width), picture.mode),
             grey_icc=base64.b64encode(picture.icc).decode() if picture.icc and picture.mode == "L" else "",
@@ -305,12 +306,12 @@ class Rescaler:
 
     def _refine(
         self,
-        pixels: Pixels,
         canvas: Canvas,
+        pixels: Pixels,
+        small: Pixels,
         iterations: int,
         stages: Iterator[Progress | None],
         refining: Callable[[Refinement], None] | None,
-        small: Pixels,
     ) -> tuple[Pixels, Refinement]:
         """The best small picture found in so many iterations, judged by what `upscale` makes of it by default."""
         with self._building:
@@ -370,31 +371,20 @@ class Rescaler:
         errors[None] = _error(pixels, ((top, np.rint(band)) for top, band in bands))
         return min(errors, key=lambda border: errors[border])
 
-    def _shrink(
-        self,
-        pixels: Pixels,
-        canvas: Canvas,
-        on_artifact: OnArtifact,
-        progress: Progress | None,
-        improve: Callable[[Pixels], tuple[Pixels, Refinement]] | None,
-    ) -> tuple[Pixels, Refinement | None, list[str]]:
-        """Make pixels small with the network, and improve them; warnings beside them."""
-        small = canvas.downscale(pixels, progress)
-        warnings = []
+    def _without_blotch(
+        self, canvas: Canvas, pixels: Pixels, small: Pixels, on_artifact: OnArtifact, progress: Progress | None
+    ) -> tuple[Pixels, list[str]]:
+        """A small picture after what is to be done about a blotch in it, if there is one, and a line about that."""
         reference = bicubic_small(pixels, self.scale, self._device)
         artifact = find_artifact(small, reference)
-        if artifact.deviation > THRESHOLD:
-            if on_artifact == "fail":
-                raise InputError(str(artifact), Code.ARTIFACT)
-            if on_artifact == "bicubic":
-                small, outcome = _blend(canvas, pixels, small, reference, progress)
-                warnings.append(f"{artifact}; {outcome}")
-            else:
-                warnings.append(f"{artifact} (on-artifact bicubic blends it away)")
-        refinement = None
-        if improve:
-            small, refinement = improve(small)
-        return small, refinement, warnings
+        if artifact.deviation <= THRESHOLD:
+            return small, []
+        if on_artifact == "fail":
+            raise InputError(str(artifact), Code.ARTIFACT)
+        if on_artifact == "warn":
+            return small, [f"{artifact} (on-artifact bicubic blends it away)"]
+        small, outcome = _blend(canvas, pixels, small, reference, progress)
+        return small, [f"{artifact}; {outcome}"]
 
 
 def _blend(
