@@ -74,7 +74,7 @@ def render(results: Results, methods: Sequence[Method], datasets: Sequence[DataS
 
 
 def _chosen(dataset: str, methods: Sequence[str], scores: Sequence[Score]) -> dict[str, list[str]]:
-    """The pictures of a data set that are shown, and what each is shown for."""
+    """The pictures of a data set that are shown, in that order, and what each is shown for."""
     by_method = {
         method: {score.name: score for score in scores if (score.method, score.dataset) == (method, dataset)}
         for method in methods
@@ -82,18 +82,18 @@ def _chosen(dataset: str, methods: Sequence[str], scores: Sequence[Score]) -> di
     first = next((found for found in by_method.values() if found), None)
     if not first:
         return {}
-    ranked = sorted(first.values(), key=lambda score: score.psnr_y)
     roles: dict[str, list[str]] = {}
-    for rank, role in ((0, "worst"), (len(ranked) // 2, "median"), (len(ranked) - 1, "best")):
-        if len(ranked) > rank and (rank or role == "worst"):
-            roles.setdefault(ranked[rank].name, []).append(role)
     losses = {
         name: max(other - score.psnr_y for other in others)
         for name, score in first.items()
         if (others := [found[name].psnr_y for found in by_method.values() if name in found and found is not first])
     }
     if losses and (most := max(losses, key=losses.__getitem__)) and losses[most] > 0:
-        roles.setdefault(most, []).insert(0, "largest loss")
+        roles[most] = ["largest loss"]
+    ranked = sorted(first.values(), key=lambda score: score.psnr_y)
+    for rank, role in ((0, "worst"), (len(ranked) // 2, "median"), (len(ranked) - 1, "best")):
+        if len(ranked) > rank and (rank or role == "worst"):
+            roles.setdefault(ranked[rank].name, []).append(role)
     strayed = [score for found in by_method.values() for score in found.values() if score.lr_worst_patch]
     if strayed:
         roles.setdefault(max(strayed, key=lambda score: score.lr_worst_patch or 0).name, []).append(_STRAYED)

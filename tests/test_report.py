@@ -294,6 +294,7 @@ def test_the_page_carries_what_was_measured(measured: tuple[Results, list[Method
     wanted[max(ranked, key=lambda row: bicubic[row.name] - row.psnr_y).name].add("largest loss")
     wanted[max(found.scores, key=lambda row: row.lr_worst_patch or 0).name].add("worst small picture")
     assert {name: set(exhibit["roles"]) for name, exhibit in exhibits.items()} == wanted
+    assert data["exhibits"][0]["roles"][0] == "largest loss"
     for exhibit in exhibits.values():
         assert [method["name"] for method in exhibit["methods"]] == ["tiny", "bicubic"]
         shown = [exhibit["original"], exhibit["guide"]]
