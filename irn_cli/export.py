@@ -7,7 +7,7 @@ run by onnxruntime and compared with torch before it is written.
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -82,12 +82,40 @@ def export(
     onnx, onnxruntime = _libraries()
     require_writable(path, overwrite=overwrite)
     network = _Down(model) if direction == "down" else _Up(model)
-    arguments = _arguments(model, direction, latent, (1, 6, 8))
-    small = {0: "batch", 2: "small_height", 3: "small_width"}
-    axes = {"x": {0: "batch", 2: "height", 3: "width"}, "y": small, "z": small}
-    channels = {"x": 3, "y": 3, "z": model.config.latent_channels}
-    shapes = {name: (axes[name][0], channels[name], axes[name][2], axes[name][3]) for name in axes}
-    outputs = ["y", "z"] if direction == "down" else ["x"]
+    inputs = {"down": ["x"], "up": ["y", "z"] if latent else ["y"]}[direction]
+    outputs = {"down": ["y", "z"], "up": ["x"]}[direction]
+    channels, small = model.config.latent_channels, ("small_height", "small_width")
+    named = {"x": ("batch", 3, "height", "width"), "y": ("batch", 3, *small), "z": ("batch", channels, *small)}
+    shapes = {name: named[name] for name in (*inputs, *outputs)}
+    graph = _traced(onnx, network, _arguments(model, inputs, (1, 6, 8)), shapes)
+    graph.doc_string = (
+        f"{model.name}, {direction}: float32 RGB in [0, 1]; x is {model.config.scale} times as large as y"
+    )
+    for key, text in _facts(model, direction).items():
+        graph.metadata_props.add(key=key, value=text)
+    onnx.checker.check_model(graph, full_check=True)
+    data = graph.SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    difference = max(_difference(session, network, _arguments(model, inputs, size)) for size in _SIZES)
+    if not difference < _TOLERANCE:
+        raise IrnError(
+            f"not written: onnxruntime and torch differ by {difference:.2g}, at most {_TOLERANCE:g} is right"
+        )
+    with atomic_write(path, overwrite=overwrite) as stream:
+        stream.write(data)
+    return Exported(
+        {name: shapes[name] for name in inputs}, {name: shapes[name] for name in outputs}, len(data), difference
+    )
+
+
+def _traced(
+    onnx: Any, network: nn.Module, arguments: Mapping[str, Tensor], shapes: Mapping[str, tuple[int | str, ...]]
+) -> Any:
+    """The network's graph, for inputs of these names and, where a shape has a word, of any size."""
+    outputs = [name for name in shapes if name not in arguments]
+    axes = {
+        name: {axis: size for axis, size in enumerate(shape) if isinstance(size, str)} for name, shape in shapes.items()
+    }
     with TemporaryDirectory() as place, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the checks of shapes, which are not part of what is exported
         # The older of torch's exporters: a third of a second instead of ten, and onnx is all that it needs.
@@ -98,31 +126,14 @@ def export(
             dynamo=False,
             input_names=list(arguments),
             output_names=outputs,
-            dynamic_axes={name: axes[name] for name in (*arguments, *outputs)},
+            dynamic_axes=axes,
             opset_version=_OPSET,
         )
         graph = onnx.load(Path(place, "graph.onnx"))
-    for value in graph.graph.output:  # which is known, but not to the exporter
+    for value in graph.graph.output:  # whose sizes are known, but not to the exporter
         for dimension, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
             setattr(dimension, "dim_value" if isinstance(size, int) else "dim_param", size)
-    graph.doc_string = (
-        f"{model.name}, {direction}: float32 RGB in [0, 1]; x is {model.config.scale} times as large as y"
-    )
-    for key, text in _facts(model, direction).items():
-        graph.metadata_props.add(key=key, value=text)
-    onnx.checker.check_model(graph, full_check=True)
-    data = graph.SerializeToString()
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    difference = max(_difference(session, network, _arguments(model, direction, latent, size)) for size in _SIZES)
-    if not difference < _TOLERANCE:
-        raise IrnError(
-            f"not written: onnxruntime and torch differ by {difference:.2g}, at most {_TOLERANCE:g} is right"
-        )
-    with atomic_write(path, overwrite=overwrite) as stream:
-        stream.write(data)
-    return Exported(
-        {name: shapes[name] for name in arguments}, {name: shapes[name] for name in outputs}, len(data), difference
-    )
+    return graph
 
 
 def _libraries() -> tuple[Any, Any]:
@@ -135,15 +146,16 @@ def _libraries() -> tuple[Any, Any]:
     return onnx, onnxruntime
 
 
-def _arguments(model: IRN, direction: Direction, latent: bool, size: tuple[int, int, int]) -> dict[str, Tensor]:
+def _arguments(model: IRN, names: Sequence[str], size: tuple[int, int, int]) -> dict[str, Tensor]:
     """Inputs for a small picture of (B, h, w), by their names."""
     (batch, height, width), scale = size, model.config.scale
     generator = torch.Generator().manual_seed(0)
-    if direction == "down":
-        return {"x": torch.rand(batch, 3, scale * height, scale * width, generator=generator)}
-    y = torch.rand(batch, 3, height, width, generator=generator)
-    z = torch.randn(batch, model.config.latent_channels, height, width, generator=generator)
-    return {"y": y, "z": z} if latent else {"y": y}
+    tensors = {
+        "x": torch.rand(batch, 3, scale * height, scale * width, generator=generator),
+        "y": torch.rand(batch, 3, height, width, generator=generator),
+        "z": torch.randn(batch, model.config.latent_channels, height, width, generator=generator),
+    }
+    return {name: tensors[name] for name in names}
 
 
 def _difference(session: Any, network: nn.Module, arguments: Mapping[str, Tensor]) -> float:
