@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from irn_cli.artifact import PATCH, find_artifact
 from irn_cli.codec import encode_lossless
-from irn_cli.dataset import DataSet, load
+from irn_cli.dataset import DataSet, Original, load
 from irn_cli.evaluation import Score, flat
 from irn_cli.methods import Method
 from irn_cli.metrics import finite
@@ -112,24 +112,14 @@ def _exhibit(
     """Everything that the page needs to show one picture; the pictures themselves go into `images`, by their hash."""
     scale = methods[0].scale
     original = load(dataset, dataset.directory / name, scale, protocol["crop"])
-    found = {method.name: scores.get((dataset.name, name, method.name)) for method in methods}
-    first = found[methods[0].name]
+    asked = ((method.name, scores.get((dataset.name, name, method.name))) for method in methods)
+    found = {method: score for method, score in asked if score}  # the others failed on it, as the page says
+    first = found.get(methods[0].name)
     original.budget.set_result(first.bytes if first and first.bytes else 0)
-    smalls: dict[str, Picture] = {}
-    restored: dict[str, Picture] = {}
-    for method in methods:
-        if not found[method.name]:
-            continue  # it failed on this picture, as the page says
-        small = method.downscale(original)
-        restored[method.name] = method.upscale(
-            small, seed=protocol["seed"], temperature=protocol["temperature"], sample=0
-        )
-        if small.picture:
-            smalls[method.name] = small.picture
-
+    smalls, restored = _made([method for method in methods if method.name in found], original, protocol)
     height, width = original.picture.size
     if list(roles) == [_STRAYED]:
-        strayed = max(smalls, key=lambda method: _score(found[method]).lr_worst_patch or 0)
+        strayed = max(smalls, key=lambda method: found[method].lr_worst_patch or 0)
         artifact = find_artifact(smalls[strayed].pixels, original.guide.astype(np.float32))
         row, column = ((start + PATCH // 2) * scale for start in (artifact.row, artifact.column))
     else:
@@ -167,8 +157,8 @@ def _exhibit(
         "methods": [
             {
                 "name": method,
-                "psnr_y": _score(found[method]).psnr_y,
-                "ssim_y": _score(found[method]).ssim_y,
+                "psnr_y": found[method].psnr_y,
+                "ssim_y": found[method].ssim_y,
                 "restored": embedded(picture),
                 "small": embedded(smalls[method], scale) if method in smalls else None,
             }
@@ -177,9 +167,19 @@ def _exhibit(
     }
 
 
-def _score(score: Score | None) -> Score:
-    assert score
-    return score
+def _made(
+    methods: Sequence[Method], original: Original, protocol: Mapping[str, Any]
+) -> tuple[dict[str, Picture], dict[str, Picture]]:
+    """What each method makes of a picture: the small one, where there is one to look at, and the restored one."""
+    smalls, restored = {}, {}
+    for method in methods:
+        small = method.downscale(original)
+        if small.picture:
+            smalls[method.name] = small.picture
+        restored[method.name] = method.upscale(
+            small, seed=protocol["seed"], temperature=protocol["temperature"], sample=0
+        )
+    return smalls, restored
 
 
 def worst_spot(a: Pixels, b: Pixels) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from irn_cli.commands.options import MAX_PIXELS, NAME, Runner, argument, debugging, option, wait_asleep
+from irn_cli.commands.options import MAX_PIXELS, NAME, Runner, argument, debugging, option, prepare_torch
 from irn_cli.errors import InputError, UsageError, one_line
 from irn_cli.streams import standard_input, standard_output
 
@@ -127,15 +127,12 @@ def _events(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options
 
 def _line(work: "Callable[[], Work]", options: BatchOptions) -> "Callable[..., Events]":
     """What works through a plan on this machine."""
-    wait_asleep()
+    prepare_torch(options.threads)
     import torch
 
     from irn_cli.batch.line import run
-    from irn_cli.device import resolve_device, tune_allocator
-    from irn_cli.threads import set_threads
+    from irn_cli.device import resolve_device
 
-    set_threads(options.threads)
-    tune_allocator()
     # Small pictures have a core each; a GPU is one, and --memory is said of one picture's network.
     several = not options.memory and resolve_device(options.device).type == "cpu"
     at_once = torch.get_num_threads() if several else 1

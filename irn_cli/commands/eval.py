@@ -20,9 +20,9 @@ from irn_cli.commands.options import (
     command,
     load_metrics,
     option,
+    prepare_torch,
     require_folders,
     require_weights,
-    wait_asleep,
 )
 from irn_cli.streams import standard_output
 
@@ -113,20 +113,16 @@ def eval_(options: _Eval) -> int:
     for path in (options.page, options.json_file, options.csv_file):
         if path and path != "-":
             require_writable(path, overwrite=options.force)  # now, not after minutes of measuring
-    wait_asleep()
+    prepare_torch(options.threads)
     from irn_cli import report
     from irn_cli.dataset import find_data_sets
-    from irn_cli.device import tune_allocator
     from irn_cli.evaluation import evaluate
     from irn_cli.evaluation_cluster import evaluate_on_cluster
     from irn_cli.methods import Remembered, load_methods
-    from irn_cli.threads import set_threads
 
     datasets = find_data_sets(options.directories, include_own=options.include_own)
     for remark in filter(None, (dataset.remark for dataset in datasets)):
         click.echo(f"irn: {remark}", err=True)
-    set_threads(options.threads)
-    tune_allocator()
     placed: dict[str, Any] = {"device": options.device, "precision": options.precision}
     load_all = partial(
         load_methods,

@@ -248,14 +248,19 @@ class Runner(Device):
         )
 
 
-def wait_asleep() -> None:
-    """Let OpenMP's threads sleep between operations; heeded where torch loads after this.
+def prepare_torch(threads: int | None) -> None:
+    """Load torch for work on pictures: with so many threads, which sleep between operations, and a tuned allocator.
 
-    By default they wait in a loop, which pays in training: there, fewer threads are the answer to other programs that
-    want the cores. Pictures are shared out to threads of our own, which need not wait for each other, and the few
-    operations around them would take many times as long (`benchmarks/README.md`).
+    By default OpenMP's threads wait in a loop. That pays in training, where fewer threads are the answer to other
+    programs that want the cores. Pictures are shared out to threads of our own, which need not wait for each other, and
+    the few operations around them would take many times as long (`benchmarks/README.md`).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from irn_cli.device import tune_allocator
+    from irn_cli.threads import set_threads
+
+    set_threads(threads)
+    tune_allocator()
 
 
 def require_folders(directories: Sequence[Path]) -> None:
