@@ -7,7 +7,7 @@ the same (`benchmarks/README.md` has the figures); it is still read from the fil
 
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ Floats = NDArray[np.float16] | NDArray[np.float32]
 class KeptOriginal:
     """The original of one small picture."""
 
-    original: NDArray[np.uint8]  # (H, W, 3) RGB
+    original: NDArray[np.uint8] = field(repr=False)  # (H, W, 3) RGB
     pixels: str  # hash of the small picture's pixels, to which it belongs
 
 
@@ -41,8 +41,8 @@ class KeptOriginal:
 class Latent:
     """The latent of one picture, and what rounding and clamping its small picture took: what earlier versions kept."""
 
-    z: Floats  # (h, w, 3 s^2 - 3)
-    rounding: Floats  # (h, w, 3): y - quantise(y)
+    z: Floats = field(repr=False)  # (h, w, 3 s^2 - 3)
+    rounding: Floats = field(repr=False)  # (h, w, 3): y - quantise(y)
     pixels: str  # hash of the small picture's pixels, to which it belongs
     original: str  # hash of the original's pixels: whether it came back bit for bit
 

@@ -242,6 +242,19 @@ def test_a_kept_original_is_found_beside_its_picture(run: Run) -> None:
     ended(run("upscale a_down4.png b_down4.png --latent moved.safetensors"), 2, told="belongs to one picture")
 
 
+def test_a_kept_original_in_a_lossy_format_is_told(run: Run) -> None:
+    photo("in/a.jpg", 40, 60)
+    ended(run("downscale in/a.jpg -o small/ --keep-latent"), 0)
+    lossy = "kept bit for bit, but JPEG always loses something: --format png, webp or tiff does not"
+    ended(run("upscale small -o large --original-names"), 0, told=lossy)
+    result = ended(run("upscale small -o large --original-names --format webp"), 0)
+    assert "loses" not in result.stderr
+    assert np.array_equal(read("large/a.webp").pixels, read("in/a.jpg").pixels)
+    assert run("upscale small/a_down4.png -o -").exit_code == 0
+    drawn = ended(run("upscale small -o drawn --original-names --seed 0"), 0)
+    assert "loses" not in drawn.stderr
+
+
 def test_a_latent_is_never_put_beside_a_picture_of_another_run(run: Run) -> None:
     """In bfloat16, or by other weights, the small picture is another, and would no longer be enlarged at all."""
     photo("a.png", 40, 60)

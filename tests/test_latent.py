@@ -34,6 +34,7 @@ def test_what_is_written_is_read(kept: KeptOriginal, tmp_path: Path) -> None:
     assert isinstance(back, KeptOriginal)
     assert np.array_equal(back.original, kept.original)
     assert back.pixels == kept.pixels
+    assert repr(back) == f"KeptOriginal(pixels='{kept.pixels}')"
     with pytest.raises(OutputError, match="exists already"):
         write_latent(path, kept)
     write_latent(path, dataclasses.replace(kept, pixels="c" * 64), overwrite=True)

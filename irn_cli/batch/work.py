@@ -14,6 +14,8 @@ from irn_cli.batch.plan import Job, Result, Skip
 from irn_cli.canvas import Pixels
 from irn_cli.engine import Progress
 from irn_cli.errors import Code, InputError, UsageError, WeightsError
+from irn_cli.formats import written_as
+from irn_cli.inputs import STREAM
 from irn_cli.latent import latent_path, read_latent
 from irn_cli.paths import is_file
 from irn_cli.picture import Picture, Refinement
@@ -193,7 +195,8 @@ class Upscaler:
                 sample=sample,
                 progress=_part(progress, sample, self.samples),
             )
-            yield Result(output_size=large.size[::-1], warnings=large.warnings)
+            inexact = _inexact(job.targets[sample]) if picture.latent else ()
+            yield Result(output_size=large.size[::-1], warnings=(*large.warnings, *inexact))
             yield Product(job.targets[sample], large)
             if self.spread:
                 first = first or large
@@ -218,6 +221,13 @@ class Upscaler:
         if scaler.scale != scale:
             raise UsageError(f"{scaler.model.name} makes pictures {scaler.scale} times larger, not {scale}")
         return scaler
+
+
+def _inexact(target: Path) -> tuple[str, ...]:
+    """A warning where a format cannot hold an original that comes back bit for bit."""
+    if target == STREAM or (chosen := written_as(target)).lossless is not None:
+        return ()
+    return (f"kept bit for bit, but {chosen.name} always loses something: --format png, webp or tiff does not",)
 
 
 def _as_marked(picture: Picture) -> Picture:
