@@ -99,6 +99,7 @@ class Summary(_Quality):
     scale: int
     dataset: str
     pictures: int
+    infinite: Mapping[str, int]  # how many pictures' PSNR is, by its key; the mean is of the others, if there are any
     lr_psnr_y: float | None
     lr_ssim_y: float | None
     lr_worst_patch: float | None  # the worst of all
@@ -341,16 +342,21 @@ def summarise(rows: Iterable[Score | Failure]) -> list[Summary]:
 def _summary(scores: list[Score]) -> Summary:
     def mean(name: str) -> float | None:
         values = [getattr(score, name) for score in scores]
-        return None if None in values else statistics.fmean(values)
+        return None if None in values else _finite_mean(values)
 
-    draws = [statistics.fmean(draw) for draw in zip(*(score.psnr_y_samples for score in scores), strict=True)]
+    values = {key: [score.quality[key] for score in scores] for key in scores[0].quality}
+    small = [score.lr_psnr_y for score in scores if score.lr_psnr_y is not None]
+    infinite = {key: each.count(math.inf) for key, each in {**values, "lr_psnr_y": small}.items()}
+    finite = [score.psnr_y_samples for score in scores if score.psnr_y < math.inf]
+    draws = [statistics.fmean(draw) for draw in zip(*(finite or [scores[0].psnr_y_samples]), strict=True)]
     patches = [score.lr_worst_patch for score in scores if score.lr_worst_patch is not None]
     return Summary(
         method=scores[0].method,
         scale=scores[0].scale,
         dataset=scores[0].dataset,
         pictures=len(scores),
-        quality={key: statistics.fmean(score.quality[key] for score in scores) for key in scores[0].quality},
+        infinite={key: count for key, count in infinite.items() if count},
+        quality={key: _finite_mean(each) for key, each in values.items()},
         lr_psnr_y=mean("lr_psnr_y"),
         lr_ssim_y=mean("lr_ssim_y"),
         lr_worst_patch=max(patches, default=None),
@@ -362,6 +368,11 @@ def _summary(scores: list[Score]) -> Summary:
         psnr_y_std_over_samples=_spread(draws),
         seconds_per_picture=mean("seconds"),
     )
+
+
+def _finite_mean(values: Sequence[float]) -> float:
+    """The mean of what is finite; infinity where nothing is."""
+    return statistics.fmean([value for value in values if value < math.inf] or values)
 
 
 def _spread(draws: Sequence[float]) -> float | None:

@@ -57,7 +57,7 @@ def render(results: Results, methods: Sequence[Method], datasets: Sequence[DataS
     data = {
         "caption": caption(results.protocol),
         "smallCaption": SMALL_CAPTION,
-        "remarks": remarks(rows),
+        "remarks": remarks(results),
         "protocol": results.protocol,
         "sets": [{"name": dataset.name, "pictures": counts[dataset.name]} for dataset in datasets],
         "comparison": [{**dataclasses.asdict(row), "marks": row.marks} for row in rows],

@@ -205,13 +205,18 @@ def picture_counts(results: Results) -> dict[str, int]:
     return counts
 
 
-def remarks(rows: Sequence[Row]) -> list[str]:
-    """What the marks in a comparison mean, one line each."""
+def remarks(results: Results) -> list[str]:
+    """What the marks in a comparison mean, and which means leave pictures out, one line each."""
+    rows = comparison(results)
     found = {
         ON_RGB: any(any(row.on_rgb) for row in rows),
         FEWER: any(any(row.pictures) for row in rows),
     }
-    return [remark for remark, needed in found.items() if needed]
+    return [remark for remark, needed in found.items() if needed] + [
+        f"{row.method} on {row.dataset}: PSNR is infinite for {count} of {row.pictures}, which its mean leaves out"
+        for row in results.summary
+        if 0 < (count := row.infinite.get("psnr_y", 0)) < row.pictures
+    ]
 
 
 def show(results: Results, *, stderr: bool = False) -> None:
@@ -219,7 +224,7 @@ def show(results: Results, *, stderr: bool = False) -> None:
     console = wide_console(stderr=stderr)
     console.print(caption(results.protocol), highlight=False)
     console.print(_main_table(results))
-    for remark in remarks(comparison(results)):
+    for remark in remarks(results):
         console.print(remark, highlight=False)
     console.print(f"\n{SMALL_CAPTION}", highlight=False)
     console.print(_small_table(results))

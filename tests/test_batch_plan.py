@@ -120,7 +120,7 @@ def test_samples_and_names_of_small_pictures() -> None:
     ]
     assert isinstance(plan[1], Job)
     assert plan[1].warnings == ("named a_tif_up4_1.png, since a_up4_1.png is what a_down4.png becomes",)
-    assert plan[1].pixels == 8 * 8 * 16
+    assert plan[1].pixels == 2 * 8 * 8 * 16
 
 
 def test_what_is_skipped_and_why() -> None:

@@ -331,6 +331,20 @@ def test_a_dry_run_writes_nothing_and_foretells(run: Run, command: str) -> None:
     assert files() == before
 
 
+def test_a_dry_run_does_not_wait_for_thousands_of_restorations(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("irn_cli.batch.estimate._MOST", 0.5)
+    photo("in/a.png", 200, 240)
+    ended(run("downscale in/a.png -o a.png"), 0)
+    ended(run("upscale a.png"), 0)
+    one, before = Path("a_up4.png").stat().st_size, files()
+    told = json.loads(run("upscale a.png --samples 2000 --dry-run --json").stdout)
+    assert (told["pictures"], told["pixels"]) == (1, 2000 * 200 * 240)
+    assert told["seconds"] > 10
+    assert 0.4 < told["output_bytes"] / (2000 * one) < 1.5  # the second may be half done
+    assert files() == before
+    ended(run("upscale a.png --samples 10000"), 2, told="10000 is not in the range 1<=x<=9999")
+
+
 def test_a_dry_run_of_nothing(run: Run) -> None:
     photo("a.png")
     ended(run("downscale a.png"), 0)

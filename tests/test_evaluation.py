@@ -219,7 +219,14 @@ def test_summaries_are_means_and_the_spread_is_the_sets() -> None:
     (c,) = summarise([score("c", (30.0, 31.0)), score("c", (31.0, 32.0))])
     assert c.psnr_y_std_over_samples == pytest.approx(math.sqrt(0.5))
     (d,) = summarise([score("d", (math.inf, math.inf))])
-    assert (d.psnr_y, d.psnr_y_std_over_samples) == (math.inf, 0)
+    assert (d.psnr_y, d.psnr_y_std_over_samples, d.infinite) == (math.inf, 0, {"psnr_y": 1})
+
+
+def test_one_picture_that_comes_back_whole_does_not_make_a_mean_infinite() -> None:
+    draws = [(math.inf, math.inf), (30.0, 31.0), (32.0, 33.0), (34.0, math.inf)]
+    (summary,) = summarise([score("a", each, lr_psnr_y=40.0) for each in draws[:3]] + [score("a", draws[3])])
+    assert (summary.pictures, summary.psnr_y, summary.infinite) == (4, 31.5, {"psnr_y": 2})
+    assert summary.psnr_y_std_over_samples == pytest.approx(math.sqrt(0.5))  # of the means 31 and 32
 
 
 def test_finding_pictures(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from irn_cli.dataset import DataSet, find_data_set
 from irn_cli.evaluation import Failure, Score, evaluate
 from irn_cli.methods import Baseline, Codec, Method, Network, find_results
 from irn_cli.page import render
-from irn_cli.report import Results, collect, comparison, counterpart, protocol, show, to_csv, to_json
+from irn_cli.report import Results, collect, comparison, counterpart, protocol, remarks, show, to_csv, to_json
 from tests.helpers import ROOT
 
 METRICS = [
@@ -229,6 +229,15 @@ def test_csv(found: Results) -> None:
     for field in dataclasses.fields(Score):
         assert field.name in {*rows[0], "quality"}
     assert (rows[0]["psnr_y"], rows[0]["psnr_rgb"]) == ("36.0", "34.0")
+
+
+def test_what_a_mean_leaves_out_is_told() -> None:
+    found = results(
+        score("irn-x4", "mine", "a.png", math.inf), score("irn-x4", "mine", "b.png", 30.0),
+        score("bicubic", "mine", "a.png", math.inf), score("bicubic", "mine", "b.png", math.inf),
+    )  # fmt: skip
+    assert remarks(found) == ["irn-x4 on mine: PSNR is infinite for 1 of 2, which its mean leaves out"]
+    assert [row.pairs for row in comparison(found)[:2]] == [((30.0, 0.9),), ((math.inf, 0.9),)]
 
 
 def test_following_tells_failures_at_once(capsys: pytest.CaptureFixture[str], found: Results) -> None:

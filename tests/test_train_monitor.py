@@ -35,7 +35,7 @@ def logged(step: int, **more: float) -> Logged:
 def validated(step: int, failures: tuple[str, ...] = ()) -> Validated:
     summary = Summary(
         quality={"psnr_y": 31.25, "ssim_y": 0.91, "psnr_rgb": 29.5}, method="weights", scale=4, dataset="set",
-        pictures=5, lr_psnr_y=40.0, lr_ssim_y=0.99, lr_worst_patch=6.5, lr_delta_e=1.5,
+        pictures=5, infinite={}, lr_psnr_y=40.0, lr_ssim_y=0.99, lr_worst_patch=6.5, lr_delta_e=1.5,
         lr_delta_e_95=4.5, lr_bits_per_pixel=11.0, bytes=100.0,
         bits_per_pixel=0.7, psnr_y_std_over_samples=None, seconds_per_picture=0.4,
     )  # fmt: skip

@@ -16,6 +16,7 @@ from irn_cli.errors import Code
 from irn_cli.inputs import STREAM
 
 _LEAST = 1.0  # seconds that are measured, after as many, or a picture, of warming up
+_MOST = 10.0  # seconds after which a picture that takes longer is judged by what is there of its results
 _SAMPLE = 200  # pictures at most, more than a second's worth
 
 
@@ -28,7 +29,7 @@ class Estimate:
 
 
 def estimate(jobs: Sequence[Job], run: Callable[[Sequence[Job]], Events]) -> Estimate | None:
-    """Do some of the jobs for a second, or until the first is done, into a directory that is then removed.
+    """Do some of the jobs for a second, or until the first has a result, into a directory that is then removed.
 
     Args:
         jobs: what is to be done.
@@ -37,11 +38,7 @@ def estimate(jobs: Sequence[Job], run: Callable[[Sequence[Job]], Events]) -> Est
     Returns:
         None where none could be done: all failed, or read standard input.
     """
-    files = [job for job in jobs if job.source != STREAM]
-    sample = sorted(files[:: max(len(files) // _SAMPLE, 1)], key=lambda job: job.pixels)[:_SAMPLE]
-    if len(sample) > 2:  # one of the smallest to warm up, then from the middle outwards
-        middle = len(sample) // 2
-        sample = [sample[0], *sorted(sample[1:], key=lambda job: abs(job.pixels - sample[middle].pixels))]
+    sample = _sample([job for job in jobs if job.source != STREAM])
     shares = Shares({job.source: job.pixels for job in sample})
     pixels = written = 0
     begin = warm = time.monotonic()
@@ -62,6 +59,9 @@ def estimate(jobs: Sequence[Job], run: Callable[[Sequence[Job]], Events]) -> Est
                 warm, before = now, shares.done
             elif before and written and now - warm > _LEAST:
                 break
+            elif now - begin > _MOST and (part := _bytes_in(Path(directory))):  # of many restorations
+                written, pixels = part, round(shares.pixels_done)
+                break
         now = time.monotonic()
     if not written:
         return None
@@ -70,6 +70,20 @@ def estimate(jobs: Sequence[Job], run: Callable[[Sequence[Job]], Events]) -> Est
     whole = Shares({job.source: job.pixels for job in jobs})
     rate = (shares.done - before) / max(now - warm, 1e-3)
     return Estimate(whole.total / rate, round(written / max(pixels, 1) * sum(whole.pixels.values())))
+
+
+def _sample(jobs: Sequence[Job]) -> list[Job]:
+    """Some jobs: one of the smallest to warm up, then from the middle outwards."""
+    sample = sorted(jobs[:: max(len(jobs) // _SAMPLE, 1)], key=lambda job: job.pixels)[:_SAMPLE]
+    if len(sample) > 2:
+        middle = len(sample) // 2
+        sample = [sample[0], *sorted(sample[1:], key=lambda job: abs(job.pixels - sample[middle].pixels))]
+    return sample
+
+
+def _bytes_in(directory: Path) -> int:
+    """Bytes of the finished files in a directory of results."""
+    return sum(file.stat().st_size for file in directory.glob("*/[!.]*"))
 
 
 def _moved(jobs: Sequence[Job], directory: Path) -> Iterator[Job]:

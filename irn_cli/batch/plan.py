@@ -25,7 +25,7 @@ class Job:
 
     source: Path
     targets: tuple[Path, ...]  # all that may be written for it
-    pixels: int = 0  # of the large picture, made small or to be made, as far as known
+    pixels: int = 0  # of the large pictures, made small or to be made, as far as known
     together: bool = False  # whether the targets are of use only with each other: a picture and its latent
     one_of: bool = False  # whether only one of the targets will be written: that of the factor that is good enough;
     # where results are replaced, it replaces the others, too
@@ -175,7 +175,7 @@ def plan_upscale(
         endings = [f"_{sample + 1}" for sample in range(samples)] if samples > 1 else [""]
         endings += ["_spread"] if spread else []
         targets = tuple(target.with_name(f"{target.stem}{ending}{target.suffix}") for ending in endings)
-        return Job(source.path, targets, _pixels(source) * factor**2, warnings=warnings)
+        return Job(source.path, targets, _pixels(source) * factor**2 * samples, warnings=warnings)
 
     return _planned(inputs, decide)
 

@@ -117,6 +117,11 @@ class Shares:
         """The weight done, up to `total`."""
         return self._ended + self._begun(self._weight)
 
+    @property
+    def pixels_done(self) -> float:
+        """Pixels that were worked on."""
+        return self._worked_pixels + self._begun(self.pixels.__getitem__)
+
     def _begun(self, measure: Callable[[Path], float]) -> float:
         return sum(share * measure(source) for source, share in self._under_way.items())
 
@@ -126,9 +131,8 @@ class Shares:
         worked = self._worked + self._begun(self._weight)
         if not (seconds and worked):
             return 0.0, 0.0, None
-        pixels = self._worked_pixels + self._begun(self.pixels.__getitem__)
         files = self._worked_files + self._begun(lambda _: 1)
-        return pixels / seconds / 1e6, files / seconds * 60, (self.total - self.done) / worked * seconds
+        return self.pixels_done / seconds / 1e6, files / seconds * 60, (self.total - self.done) / worked * seconds
 
 
 class _Display:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class _Upscale(BatchOptions):
-    samples: int = option("Latent", "--samples", type=click.IntRange(1), default=1, metavar="N",
+    samples: int = option("Latent", "--samples", type=click.IntRange(1, 9999), default=1, metavar="N",
         help="How many restorations to draw of each.")  # fmt: skip
     seed: int | None = option("Latent", "--seed", metavar="S", type=int, show_default="0",
         help="Which latents to draw.")  # fmt: skip
