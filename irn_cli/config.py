@@ -26,6 +26,17 @@ class IRNConfig:
         return int(2 ** len(self.blocks))
 
     @property
+    def parameters(self) -> int:
+        """How many numbers the network learns: three dense blocks of five convolutions in each coupling."""
+        total, channels = 0, 3
+        for count in self.blocks:
+            channels *= 4
+            for inputs, outputs in [(channels - 3, 3), (3, channels - 3), (3, channels - 3)]:  # F, G and H
+                for k, width in enumerate([self.growth] * 4 + [outputs]):
+                    total += count * width * (9 * (inputs + k * self.growth) + 1)
+        return total
+
+    @property
     def latent_channels(self) -> int:
         """Channels of z at the small size: 9 at 2x, 45 at 4x, 189 at 8x."""
         return 3 * self.scale**2 - 3

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODELS = {2: "irn-x2", 4: "irn-x4"}  # what is used where only a scale is given
 _FORMAT = TensorFormat("irn-1", "a weights file of irn", ("config", "revision", "hash"), WeightsError)
+_ALWAYS_BUILT = 1 << 22  # parameters: a network of no more is made before its tensors are looked at, which tells more
 _SCORES = "scores_"  # what the notes' keys for test sets begin with
 _OWN_FIELDS = ("format", *_FORMAT.fields, "temperatures")
 
@@ -327,6 +328,9 @@ def _build(path: Path, config: IRNConfig, state: "Mapping[str, Tensor]", revisio
 
     from irn_cli.model import IRN
 
+    held = sum(tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in state.values())
+    if config.parameters > max(2 * held, _ALWAYS_BUILT):  # else what a file says could take all the memory there is
+        raise WeightsError(f"{path}: expected {config.parameters:,} numbers, as its shape says, found {held:,}")
     # The initial values drawn here are thrown away. On the meta device none would be drawn, but entering it makes torch
     # import its compiler: a second, where drawing takes a seventh of one.
     with torch.random.fork_rng(devices=[]):

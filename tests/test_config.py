@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from irn_cli.config import IRNConfig
+from irn_cli.model import IRN
 
 
 @pytest.mark.parametrize(("blocks", "scale", "channels"), [((8,), 2, 9), ((8, 8), 4, 45), ((1, 2, 3), 8, 189)])
@@ -12,6 +13,11 @@ def test_scale_and_latent_follow_from_the_blocks(blocks: tuple[int, ...], scale:
     config = IRNConfig(blocks)
     assert (config.scale, config.latent_channels) == (scale, channels)
     assert 3 + config.latent_channels == 3 * scale**2  # as many numbers as the picture has
+
+
+@pytest.mark.parametrize("config", [IRNConfig((1,), 4), IRNConfig((2, 1), 8), IRNConfig((1, 1, 2), 6)])
+def test_parameters_are_the_networks(config: IRNConfig) -> None:
+    assert config.parameters == sum(parameter.numel() for parameter in IRN(config).parameters())
 
 
 @pytest.mark.parametrize(

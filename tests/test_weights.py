@@ -1,5 +1,6 @@
 """Weights files: written, found, verified; and what is refused."""
 
+import json
 import os
 import pickle
 from collections.abc import Callable
@@ -160,6 +161,22 @@ def test_a_damaged_header_is_refused(field: str, saved: Path) -> None:
     save_file(state, saved, metadata=header)
     with pytest.raises(WeightsError, match="damaged header"):
         read_info(saved)
+
+
+@pytest.mark.parametrize("config", [{"blocks": [1], "growth": 60_000}, {"blocks": [10**9], "growth": 4}])
+def test_a_header_cannot_ask_for_more_memory_than_its_file_has(saved: Path, config: dict[str, object]) -> None:
+    header, state = read_header(saved), load_file(saved)
+    save_file(state, saved, metadata=header | {"config": json.dumps({**config, "clamp": 1.0})})
+    with pytest.raises(WeightsError, match=r"expected [\d,]{13,} numbers, as its shape says, found"):
+        load_model(saved)
+
+
+def test_nor_can_a_tensor_of_a_checkpoint(tmp_path: Path, tiny_model: Callable[..., IRN]) -> None:
+    state = tiny_model(2).state_dict()
+    name = "operations.1.G.conv1.weight"
+    torch.save({**state, name: state[name][:1].expand(60_000, -1, -1, -1)}, tmp_path / "a.pth")  # holds 27 numbers
+    with pytest.raises(WeightsError, match=r"expected [\d,]{13,} numbers, as its shape says, found"):
+        load_model(tmp_path / "a.pth")
 
 
 def test_notes_cannot_forge_the_formats_own_fields(tmp_path: Path, tiny_model: Callable[..., IRN]) -> None:
