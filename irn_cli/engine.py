@@ -84,10 +84,8 @@ class Engine:
         self._memory = memory
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         blocks = [step for step in model.operations if isinstance(step, InvBlock)]
-        # F's result is added to the picture, where bfloat16 steps half a level of 8 bits. At 4x that costs nothing yet.
-        last = torch.float32 if model.config.scale == 2 else dtype
         self._halves = [
-            half for block in blocks for half in (_AddF(block, device, dtype, last), _ScaleAddG(block, device, dtype))
+            half for block in blocks for half in (_AddF(block, device, dtype), _ScaleAddG(block, device, dtype))
         ]
         # What a tile may hold at once: columns, and positions of the map.
         self._columns, self._most = (_CPU_COLUMNS, _CPU_POSITIONS) if device.type == "cpu" else (_CUDA_POSITIONS,) * 2
@@ -285,8 +283,9 @@ class _AddF(_Half):
 
     reads, writes = slice(3, None), slice(0, 3)
 
-    def __init__(self, block: InvBlock, device: torch.device, dtype: torch.dtype, last: torch.dtype) -> None:
-        super().__init__([block.F], device, dtype, last)
+    def __init__(self, block: InvBlock, device: torch.device, dtype: torch.dtype) -> None:
+        # F's result is added to the picture, where bfloat16 steps half a level of 8 bits.
+        super().__init__([block.F], device, dtype, last=torch.float32)
 
     def couple(self, target: Tensor, outputs: list[Tensor], upscaling: bool) -> None:
         (F,) = outputs

@@ -36,7 +36,7 @@ from irn_cli.train.trainer import Ended, Logged, Saved, SetBack, Validated, trai
 from irn_cli.weights import load_model
 from tests.helpers import PHOTOS, ROOT
 from tests.test_engine import assert_same, photo, plain_downscale, plain_upscale, received
-from tests.test_gradient import assert_gradients_agree, by_autograd, known, relative
+from tests.test_gradient import assert_gradients_agree, by_autograd, cosine, known, relative
 from tests.test_gradient import received as decoded
 from tests.test_train_step import copies, make_second_stage, make_step, same
 
@@ -299,7 +299,7 @@ def test_the_decoders_gradient_is_autograds(name: str, height: int, width: int, 
     _, found = Gradient(model, gpu, "fp32").pull_back(x.clone(), weight.clone())
     assert_gradients_agree(found.cpu(), expected)
     _, rough = Gradient(model, gpu, "bf16").pull_back(x, weight)
-    assert relative(rough.cpu(), expected) < 0.1
+    assert cosine(rough.cpu(), expected) > 0.98
 
 
 def test_a_gradients_map_may_stay_on_the_host(only_gpu: torch.device) -> None:

