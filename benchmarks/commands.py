@@ -143,15 +143,15 @@ def trace(started: float, arguments: list[str]) -> None:
 
     import irn_cli.batch.progress  # noqa: F401  # as the command does, later
     from irn_cli import canvas, cli, engine, rescale, weights
-    from irn_cli.batch import line
+    from irn_cli.batch import storage
 
     clocks.mark("import")
     clocks.wrap(weights, "load_model", "weights")
     clocks.wrap(rescale, "weights_hash", "hash")
     clocks.wrap(rescale, "hash_pixels", "hash")
     clocks.wrap(canvas, "hash_pixels", "hash")
-    clocks.wrap(line, "read", "decode")
-    clocks.wrap(line, "write", "encode")
+    clocks.wrap(storage, "read", "decode")
+    clocks.wrap(storage, "write", "encode")
     clocks.wrap(engine.Engine, "downscale", "network")
     clocks.wrap(engine.Engine, "upscale", "network")
     clocks.wrap(engine.Engine, "_apply", "tiles")

@@ -15,6 +15,7 @@ import torch
 from irn_cli.batch.line import SMALL, Progressed, run
 from irn_cli.batch.outputs import Outputs
 from irn_cli.batch.plan import Job, Outcome, Result
+from irn_cli.batch.storage import Storage
 from irn_cli.batch.work import Downscaler, Product, Upscaler, Work
 from irn_cli.engine import Progress
 from irn_cli.errors import Code, InputError
@@ -24,6 +25,8 @@ from irn_cli.model import IRN
 from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
 from tests.helpers import photo_like
+
+STORAGE = Storage(Outputs())
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +60,7 @@ def doing(action: Action) -> Work:
 
 
 def outcomes_of(plan: Sequence[Job | Outcome], work: Work, at_once: int = 1) -> list[Outcome]:
-    return [event for event in run(plan, work, Outputs(), at_once=at_once) if isinstance(event, Outcome)]
+    return [event for event in run(plan, work, STORAGE, at_once=at_once) if isinstance(event, Outcome)]
 
 
 def test_small_pictures_are_worked_on_at_the_same_time(tmp_path: Path) -> None:
@@ -96,7 +99,7 @@ def test_several_are_encoded_while_the_next_are_worked_on(tmp_path: Path, monkey
         meeting.wait()
         return write(*arguments, **options)
 
-    monkeypatch.setattr("irn_cli.batch.line.write", meet)
+    monkeypatch.setattr("irn_cli.batch.storage.write", meet)
     outcomes = outcomes_of(plan, doing(lambda _: None))
     assert [outcome.outputs for outcome in outcomes] == [job.targets for job in plan]
 
@@ -109,7 +112,7 @@ def test_few_wait_to_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         held.wait(30)
         return write(*arguments, **options)
 
-    monkeypatch.setattr("irn_cli.batch.line.write", hold)
+    monkeypatch.setattr("irn_cli.batch.storage.write", hold)
     threading.Timer(0.5, lambda: (most.append(len(begun)), held.set())).start()
     outcomes = outcomes_of(plan, doing(begun.append))
     assert {outcome.status for outcome in outcomes} == {"done"}
@@ -197,7 +200,7 @@ def test_who_has_enough_stops_what_is_running(tmp_path: Path, pixels: int) -> No
             ended.append(time.monotonic() < deadline)
         yield Product(job.targets[0], picture)
 
-    events = run(jobs(tmp_path, 9, pixels), until_stopped, Outputs(), at_once=2)
+    events = run(jobs(tmp_path, 9, pixels), until_stopped, STORAGE, at_once=2)
     assert next(event.status for event in events if isinstance(event, Outcome)) == "done"
     begin = time.monotonic()
     events.close()
@@ -225,9 +228,9 @@ def test_an_interruption_tells_what_was_finished_all_the_same(
             time.sleep(0.01)
         yield Product(job.targets[0], picture)
 
-    monkeypatch.setattr("irn_cli.batch.line.write", slow)
+    monkeypatch.setattr("irn_cli.batch.storage.write", slow)
     plan = jobs(tmp_path, 9, pixels)
-    events, seen = run(plan, work, Outputs(), at_once=2), []
+    events, seen = run(plan, work, STORAGE, at_once=2), []
     with pytest.raises(KeyboardInterrupt):
         for event in events:
             if isinstance(event, Progressed) and event.source == plan[1].source:
@@ -253,9 +256,9 @@ def test_what_waits_to_be_written_when_a_batch_ends_is_written(tmp_path: Path, m
         made.release()
 
     monkeypatch.setattr("irn_cli.batch.line.ThreadPoolExecutor", one_writer)
-    monkeypatch.setattr("irn_cli.batch.line.write", slow)
+    monkeypatch.setattr("irn_cli.batch.storage.write", slow)
     plan = jobs(tmp_path, 3, 12 * 16)
-    events = run(plan, work, Outputs(), at_once=3)
+    events = run(plan, work, STORAGE, at_once=3)
     next(events)
     for _ in plan:
         assert made.acquire(timeout=30)
@@ -277,7 +280,7 @@ def test_large_pictures_tell_how_far_they_are(tmp_path: Path) -> None:
         yield Product(job.targets[0], picture)
 
     first, second = jobs(tmp_path, 2, SMALL + 1)
-    events = list(run([first, second], slow, Outputs()))
+    events = list(run([first, second], slow, STORAGE))
     shares = [event.share for event in events if isinstance(event, Progressed) and event.source == first.source]
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0, 1)

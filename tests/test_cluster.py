@@ -26,6 +26,7 @@ from irn_cli.batch.cluster import run_on_cluster
 from irn_cli.batch.outputs import Outputs
 from irn_cli.batch.plan import Job, Outcome
 from irn_cli.batch.progress import follow
+from irn_cli.batch.storage import Storage
 from irn_cli.cli import irn
 from irn_cli.cluster import Cluster, Lost, Setup, WorkersChanged, run_jobs
 from irn_cli.errors import Code, IrnError, OutputError, UsageError
@@ -191,7 +192,7 @@ def test_a_batch_loses_nothing_and_does_nothing_twice(monkeypatch: pytest.Monkey
     plan: list[Job | Outcome] = [Job(source, (out / source.name,)) for source in sources]
     plan.insert(0, Outcome(Path("first"), "skipped", Code.OWN))
     plan += [Job(Path("gone.png"), (out / "gone.png",)), Outcome(Path("last"), "skipped", Code.OWN)]
-    events = list(run_on_cluster(plan, load_copy, Outputs(str(out)), Cluster()))
+    events = list(run_on_cluster(plan, load_copy, Storage(Outputs(str(out))), Cluster()))
     outcomes = [event for event in events if isinstance(event, Outcome)]
     assert [outcome.source for outcome in outcomes] == [item.source for item in plan]
     failed = {outcome.source.stem: outcome.code for outcome in outcomes if outcome.status == "failed"}
@@ -199,14 +200,14 @@ def test_a_batch_loses_nothing_and_does_nothing_twice(monkeypatch: pytest.Monkey
     assert "inputs and outputs must lie where all nodes see them" in outcomes[-2].reason
     assert {path.stem for path in out.iterdir()} == {source.stem for source in sources} - set(failed)
 
-    again = run_on_cluster(plan, load_copy, Outputs(str(out), "skip"), Cluster())
+    again = run_on_cluster(plan, load_copy, Storage(Outputs(str(out), "skip")), Cluster())
     counts = [event.status for event in again if isinstance(event, Outcome)]
     assert (counts.count("skipped"), counts.count("failed")) == (19, 4)
     with pytest.raises(
         IrnError, match=r"does not see out: inputs and outputs must lie where all nodes see them$"
     ):  # a directory of that name on its own disk
         monkeypatch.setattr(Path, "touch", lambda *_, **__: None)
-        list(run_on_cluster(plan, load_copy, Outputs(str(out), "replace"), Cluster()))
+        list(run_on_cluster(plan, load_copy, Storage(Outputs(str(out), "replace")), Cluster()))
 
 
 def test_ctrl_c_ends_the_jobs_and_reports_those_that_are_done(capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,7 +223,7 @@ def test_ctrl_c_ends_the_jobs_and_reports_those_that_are_done(capsys: pytest.Cap
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
-        follow(run_on_cluster(plan, load_copy, Outputs("out"), Cluster()), 4, as_json=True)
+        follow(run_on_cluster(plan, load_copy, Storage(Outputs("out")), Cluster()), 4, as_json=True)
     done = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [Path(row["source"]).stem for row in done] == ["01", "02", "03"]
     assert sorted(path.name for path in Path("out").iterdir()) == ["01.png", "02.png", "03.png"]
@@ -260,11 +261,11 @@ def test_commands_do_and_say_what_one_machine_does(tmp_path: Path) -> None:
 def test_what_a_cluster_cannot_do_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = [Job(Path("-"), (tmp_path / "a.png",))]
     with pytest.raises(UsageError, match="standard input and output need --runner local"):
-        list(run_on_cluster(plan, load_copy, Outputs(), Cluster()))
+        list(run_on_cluster(plan, load_copy, Storage(Outputs()), Cluster()))
     (tmp_path / "file").touch()
     job = Job(tmp_path / "b.png", (tmp_path / "file" / "b.png",))
     with pytest.raises(OutputError, match=r"^cannot write to \S+file: "):
-        list(run_on_cluster([job], load_copy, Outputs(str(tmp_path / "file")), Cluster()))
+        list(run_on_cluster([job], load_copy, Storage(Outputs(str(tmp_path / "file"))), Cluster()))
     for options, message in {
         "--runner ray --device cuda:1": "--device cuda:1 names one GPU",
         "--runner ray --threads 2": "--threads is for this machine",

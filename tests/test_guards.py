@@ -34,8 +34,8 @@ TOGETHER = {  # what is tested where it is used
     "commands_upscale": "cli_pictures", "commands_info": "info", "commands_eval": "cli_eval",
     "commands_compare": "likeness", "commands_weights": "weights", "commands_export": "export",
     "commands_train": "train_command",
-    "batch_line": "batch", "batch_outputs": "batch_plan", "batch_work": "batch", "batch_cluster": "cluster",
-    "evaluation_cluster": "cluster",
+    "batch_line": "batch", "batch_outputs": "batch_plan", "batch_storage": "batch", "batch_work": "batch",
+    "batch_cluster": "cluster", "evaluation_cluster": "cluster",
     "ray_driver": "ray", "batch_estimate": "cli_pictures", "train_board": "train_monitor",
     "train_curve": "train_monitor", "train_records": "train_monitor",
 }  # fmt: skip

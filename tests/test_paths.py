@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from irn_cli.batch.line import run
 from irn_cli.batch.outputs import Existing, Outputs
 from irn_cli.batch.plan import Job, Outcome, check_outputs, plan_downscale, plan_upscale
+from irn_cli.batch.storage import Storage
 from irn_cli.batch.work import Downscaler, Upscaler
 from irn_cli.cli import irn
 from irn_cli.errors import InputError, OutputError, UsageError
@@ -82,7 +83,7 @@ def batch(source: str, output: str, existing: Existing = "refuse", *, latent: bo
     outputs = Outputs(output, existing)
     scaler = Rescaler(make_tiny_model(2), "cpu", "fp32")
     plan = check_outputs(plan_downscale(find_pictures([source]), outputs, 2, keep_latent=latent), outputs)
-    events = run(plan, Downscaler(scaler=scaler, keep_latent=latent), outputs)
+    events = run(plan, Downscaler(scaler=scaler, keep_latent=latent), Storage(outputs))
     return [event for event in events if isinstance(event, Outcome)]
 
 
@@ -113,7 +114,7 @@ def test_a_batch_from_store_to_store(store: str) -> None:
     outputs = Outputs(f"{store}/large")
     plan = plan_upscale(find_pictures([f"{store}/small"]), outputs, None, samples=1, spread=False)
     work = Upscaler(load=lambda _: Rescaler(make_tiny_model(2), "cpu", "fp32"), model="irn-x2")
-    large = [event for event in run(plan, work, outputs) if isinstance(event, Outcome)]
+    large = [event for event in run(plan, work, Storage(outputs)) if isinstance(event, Outcome)]
     assert {outcome.status for outcome in large} == {"done"}, large
     for name in ("b", "a/c", "many/9"):
         original, restored = (read(to_path(f"{store}/{at}.png")) for at in (f"photos/{name}", f"large/{name}_up2"))

@@ -17,6 +17,7 @@ from PIL import Image
 from irn_cli.batch.cluster import run_on_cluster
 from irn_cli.batch.outputs import Outputs
 from irn_cli.batch.plan import Job, Outcome
+from irn_cli.batch.storage import Storage
 from irn_cli.cluster import Cluster, Lost, WorkersChanged, run_jobs
 from irn_cli.errors import Code, IrnError
 from irn_cli.weights import save_model
@@ -190,7 +191,7 @@ def test_nothing_is_lost_and_nothing_done_twice_when_a_node_goes(nodes: Nodes, t
     plan: list[Job | Outcome] = [Job(source, (out / source.name,)) for source in sources]
     gone = Job(tmp_path / "gone.png", (out / "gone.png",))
     outcomes, removed = [], False
-    for event in run_on_cluster([*plan, gone], load_copy, Outputs(str(out)), nodes.cluster):
+    for event in run_on_cluster([*plan, gone], load_copy, Storage(Outputs(str(out))), nodes.cluster):
         if isinstance(event, Outcome):
             outcomes.append(event)
         if len(outcomes) == 30 and not removed:
@@ -213,7 +214,7 @@ def test_nothing_is_lost_and_nothing_done_twice_when_a_node_goes(nodes: Nodes, t
     assert {outcome.source.stem for outcome in outcomes if outcome.status == "done"} <= written
     assert written <= {source.stem for source in sources} - set(failed) | set(died)
 
-    again = list(run_on_cluster(plan, load_copy, Outputs(str(out), "skip"), nodes.cluster))
+    again = list(run_on_cluster(plan, load_copy, Storage(Outputs(str(out), "skip")), nodes.cluster))
     counts = [event.status for event in again if isinstance(event, Outcome)]
     assert counts.count("skipped") == len(written)
     assert counts.count("failed") == 6  # five that are broken, and the one that kills its worker again

@@ -5,16 +5,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from irn_cli.batch.line import Events, run
 from irn_cli.batch.outputs import Outputs
 from irn_cli.batch.plan import Job, Outcome
+from irn_cli.batch.storage import Storage
 from irn_cli.batch.work import Work
 from irn_cli.cluster import Cluster, JobFunction, Lost, WorkersChanged, run_jobs, unseen
 from irn_cli.device import tune_allocator
 from irn_cli.errors import Code, InputError, OutputError, UsageError
-from irn_cli.image import MAX_PIXELS
 from irn_cli.inputs import STREAM
 from irn_cli.paths import exists, is_remote
 
@@ -22,11 +21,8 @@ from irn_cli.paths import exists, is_remote
 def run_on_cluster(
     plan: Sequence[Job | Outcome],
     load_work: Callable[[], Work],
-    outputs: Outputs,
+    storage: Storage,
     cluster: Cluster,
-    *,
-    strip: bool = False,
-    max_pixels: int = MAX_PIXELS,
 ) -> Events:
     """Work on as many pictures at once as there are workers; none stops the others, and neither does a worker's death.
 
@@ -36,10 +32,8 @@ def run_on_cluster(
     Args:
         plan: what is to be done, and outcomes that are clear already (`plan.check_outputs`).
         load_work: called in each worker, for what to do with each picture; picklable.
-        outputs: what may be overwritten.
-        cluster: where the workers run. All nodes must see inputs and outputs under the same names.
-        strip: leave metadata out.
-        max_pixels: refuse larger pictures.
+        storage: where pictures come from and results go: all nodes must see both under the same names.
+        cluster: where the workers run.
 
     Yields:
         An outcome for each item of the plan, in its order; between them how many workers are ready.
@@ -54,8 +48,8 @@ def run_on_cluster(
     if any(STREAM in (job.source, *job.targets) for job in jobs.values()):
         raise UsageError("workers read and write files: standard input and output need --runner local")
     places, position = list(jobs), 0  # in the plan: of each job, and of the next outcome to yield
-    with _mark(outputs, list(jobs.values())) as mark:
-        load = partial(_load, load_work, outputs, mark, strip=strip, max_pixels=max_pixels)
+    with _mark(storage.outputs, list(jobs.values())) as mark:
+        load = partial(_load, load_work, storage, mark)
         with closing(run_jobs(cluster, load, list(jobs.values()))) as events:
             try:
                 for event in events:
@@ -95,21 +89,19 @@ def _mark(outputs: Outputs, jobs: Sequence[Job]) -> Iterator[Path | None]:
         mark.unlink(missing_ok=True)
 
 
-def _load(
-    load_work: Callable[[], Work], outputs: Outputs, mark: Path | None, **options: Any
-) -> JobFunction[Job, Outcome]:
-    """Prepare a worker; the options are those of `line.run`."""
+def _load(load_work: Callable[[], Work], storage: Storage, mark: Path | None) -> JobFunction[Job, Outcome]:
+    """Prepare a worker."""
     if mark and not mark.exists():
         raise InputError(unseen(mark.parent))
     tune_allocator()
-    return partial(_do, load_work(), outputs, options)
+    return partial(_do, load_work(), storage)
 
 
-def _do(work: Work, outputs: Outputs, options: dict[str, Any], job: Job, stopped: Callable[[], bool]) -> Outcome:
+def _do(work: Work, storage: Storage, job: Job, stopped: Callable[[], bool]) -> Outcome:
     """Do a job in a worker; where the batch is stopped it ends early."""
     if not is_remote(job.source) and not exists(job.source):
         return Outcome(job.source, "failed", Code.MISSING, unseen(job.source))
-    with closing(run([job], work, outputs, **options)) as events:
+    with closing(run([job], work, storage)) as events:
         for event in events:
             if isinstance(event, Outcome):
                 return event

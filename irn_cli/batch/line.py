@@ -4,39 +4,30 @@ A runner takes a plan and the work on one picture, and yields what happens until
 `run` is the one for a single machine; one for many can have the same signature, and call it for each machine's share.
 """
 
-import io
 import itertools
-import shutil
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from irn_cli.batch.outputs import Outputs
 from irn_cli.batch.plan import Job, Outcome, Result, check_output, failure
-from irn_cli.batch.work import Copy, Product, Report, Work
+from irn_cli.batch.storage import Storage, Written, size_of
+from irn_cli.batch.work import Report, Work
 from irn_cli.canvas import HUGE
 from irn_cli.cluster import WorkersChanged
-from irn_cli.device import trim_memory
-from irn_cli.errors import Code, OutputError
-from irn_cli.files import atomic_write
-from irn_cli.image import MAX_PIXELS, read, write
-from irn_cli.inputs import STREAM
-from irn_cli.latent import latent_path
-from irn_cli.paths import exists, remove, same_file
-from irn_cli.picture import Picture
-from irn_cli.record import Record
-from irn_cli.streams import standard_input, standard_output
+from irn_cli.errors import Code
 from irn_cli.threads import TorchPool
+
+if TYPE_CHECKING:
+    from irn_cli.picture import Picture
 
 SMALL = 1 << 19  # pixels up to which a picture is quicker done by one core than shared by several
 _WRITERS = 4  # a GPU makes pictures faster than one core encodes them
@@ -58,10 +49,8 @@ Events = Generator[Progressed | WorkersChanged | Outcome, None, None]  # to be c
 def run(
     plan: Sequence[Job | Outcome],
     work: Work,
-    outputs: Outputs,
+    storage: Storage,
     *,
-    strip: bool = False,
-    max_pixels: int = MAX_PIXELS,
     at_once: int = 1,
 ) -> Events:
     """Work on one picture after another, or several small ones at once; none stops the others.
@@ -72,9 +61,7 @@ def run(
     Args:
         plan: what is to be done, and outcomes that are clear already (`plan.check_outputs`).
         work: what to do with each picture.
-        outputs: what may be overwritten.
-        strip: leave metadata out.
-        max_pixels: refuse larger pictures.
+        storage: where pictures come from and results go.
         at_once: how many small pictures are worked on at the same time, in threads that share torch's.
 
     Yields:
@@ -84,7 +71,7 @@ def run(
         BrokenPipeError: standard output is a pipe that nobody reads any more.
     """
     jobs = sum(isinstance(item, Job) for item in plan)
-    pipeline = _Pipeline(work, outputs, strip, max_pixels, max(min(at_once, jobs), 1))
+    pipeline = _Pipeline(work, storage, max(min(at_once, jobs), 1))
     try:
         yield from pipeline.events(plan)
     except KeyboardInterrupt:
@@ -106,9 +93,9 @@ class _Pipeline:
     small pictures   read and network (as many threads as are at once)                     -> write
     """
 
-    def __init__(self, work: Work, outputs: Outputs, strip: bool, max_pixels: int, at_once: int) -> None:
-        self._work, self._outputs, self._strip, self._max_pixels = work, outputs, strip, max_pixels
-        self._at_once, threads = at_once, torch.get_num_threads()
+    def __init__(self, work: Work, storage: Storage, at_once: int) -> None:
+        self._work, self._storage, self._at_once = work, storage, at_once
+        threads = torch.get_num_threads()
         self._reader = ThreadPoolExecutor(1, "irn-read")
         self._network = TorchPool(1, "irn-network", threads)
         self._small = TorchPool(at_once, "irn-small", max(threads // at_once, 1))
@@ -168,22 +155,23 @@ class _Pipeline:
         if not small:
             reading, self._ahead = self._ahead, None
         try:
-            if isinstance(outcome := check_output(job, self._outputs), Outcome):  # by another run, since this one began
-                flight.earlier = outcome
+            earlier = check_output(job, self._storage.outputs)
+            if isinstance(earlier, Outcome):  # another run has done it since this one began
+                flight.earlier = earlier
                 return
             report = self._progress(job, silent=small)
-            picture = reading.result() if reading else self._load(job)
-            known: dict[str, Any] = {"input_size": picture.size[::-1], "input_bytes": _size(job.source)}
+            picture = reading.result() if reading else self._storage.read(job)
+            known: dict[str, Any] = {"input_size": picture.size[::-1], "input_bytes": size_of(job.source)}
             flight.result = Result(warnings=picture.warnings, **known)
             alone = max(picture.pixels.size // 3, following.pixels if following else 0) > HUGE
             if following and not small and not alone and not self._is_small(following):
-                self._ahead = self._reader.submit(self._load, following)
+                self._ahead = self._reader.submit(self._storage.read, following)
             for item in self._work(job, picture, report):
                 if isinstance(item, Result):
                     flight.result = replace(item, **known)
                     continue
                 self._free.acquire()
-                writing = self._writers.submit(self._store, item, job)
+                writing = self._writers.submit(self._storage.store, item, job)
                 writing.add_done_callback(lambda _: self._free.release())
                 writing.add_done_callback(self._tell)
                 flight.writes.append(writing)
@@ -215,81 +203,6 @@ class _Pipeline:
     def _tell(self, _: Future[Any]) -> None:
         self._news.put(None)
 
-    def _load(self, job: Job) -> Picture:
-        source = io.BytesIO(standard_input().read()) if job.source == STREAM else job.source
-        picture = read(source, max_pixels=self._max_pixels)
-        if job.pixels > HUGE:
-            trim_memory()
-        if self._strip:
-            picture = replace(picture, icc=None, exif=None, xmp=None, dpi=None, chunks=(), name="")
-            if isinstance(picture.record, Record):
-                picture = replace(picture, record=replace(picture.record, name=""))
-        return picture
-
-    def _store(self, made: Product | Copy, job: Job) -> "_Written":
-        """Write one result; where it is one of several that might have been, it replaces the others, too."""
-        skip = self._outputs.existing == "skip" and made.target != STREAM
-        try:
-            if skip and exists(made.target):
-                return _Written()
-            written = self._copy(made) if isinstance(made, Copy) else self._write(made.target, made.picture)
-        except OutputError as error:
-            if skip and error.code is Code.EXISTS:  # another run was quicker
-                return _Written()
-            raise
-        if not (job.one_of and self._outputs.overwrite):
-            return written
-        others = [other for other in dict.fromkeys(job.targets) if other != made.target and exists(other)]
-        return replace(written, told=(*written.told, *(_removed(other, made.target) for other in others)))
-
-    def _write(self, target: Path, picture: Picture) -> "_Written":
-        if picture.pixels.size // 3 > HUGE:
-            trim_memory()
-        outputs = self._outputs
-        if target == STREAM:
-            stream = standard_output().buffer
-            return _Written((target,), write(stream, picture, format=outputs.format, quality=outputs.quality))
-        lost = write(target, picture, overwrite=outputs.overwrite, quality=outputs.quality)
-        size = _size(target) or 0
-        if not picture.latent:
-            return _Written((target,), lost, size)
-        beside = latent_path(target)
-        kept = _size(beside) or 0
-        return _Written((beside, target), lost, size + kept, kept)
-
-    def _copy(self, copy: Copy) -> "_Written":
-        with copy.source.open("rb") as source, atomic_write(copy.target, overwrite=self._outputs.overwrite) as target:
-            shutil.copyfileobj(source, target)
-        return _Written((copy.target,), size=_size(copy.target) or 0)
-
-
-def _removed(old: Path, new: Path) -> str:
-    """Remove a file that another replaces, unless it is the same; what is to be told of that."""
-    try:
-        if not same_file(old, new):
-            remove(old)
-            return f"removed {old}, which {new} replaces"
-    except OSError as error:
-        return f"cannot remove {old}, which {new} replaces: {error.strerror or error}"
-    return ""
-
-
-def _size(source: Path) -> int | None:
-    """Bytes of a file, where they can be told."""
-    with suppress(OSError):
-        return None if source == STREAM else source.stat().st_size
-    return None
-
-
-@dataclass(frozen=True)
-class _Written:
-    """What writing a picture did."""
-
-    files: tuple[Path, ...] = ()  # none, where another run has made them
-    told: tuple[str, ...] = ()  # what the format cannot hold, and what else there is to tell, one line each
-    size: int = 0  # bytes, as far as known
-    latent: int | None = None  # bytes, of these, of the file beside the picture
-
 
 @dataclass
 class _InFlight:
@@ -297,7 +210,7 @@ class _InFlight:
 
     job: Job
     working: Future[None] = field(init=False)
-    writes: list[Future[_Written]] = field(default_factory=list)
+    writes: list[Future[Written]] = field(default_factory=list)
     earlier: Outcome | None = None  # where another run has done it
     result: Result = field(default_factory=Result)
     error: Exception | None = None

@@ -3,9 +3,9 @@
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from irn_cli.batch.line import Events
     from irn_cli.batch.outputs import Existing, Outputs
     from irn_cli.batch.plan import Job, Outcome
+    from irn_cli.batch.storage import Storage
     from irn_cli.batch.work import Work
     from irn_cli.inputs import Input
 
@@ -73,6 +74,11 @@ class BatchOptions(Runner):
         existing: Existing = next((existing for existing, asked in chosen.items() if asked), "refuse")
         return Outputs(self.output, existing, name=self.name)
 
+    def storage(self) -> "Storage":
+        from irn_cli.batch.storage import Storage  # which loads torch
+
+        return Storage(self.outputs(), self.strip, self.max_pixels)
+
 
 def find_inputs(options: BatchOptions) -> "list[Input]":
     """The inputs that a command line means."""
@@ -120,9 +126,8 @@ def _events(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options
     if cluster := options.cluster():
         from irn_cli.batch.cluster import run_on_cluster
 
-        common: dict[str, Any] = {"strip": options.strip, "max_pixels": options.max_pixels}
-        return run_on_cluster(plan, work, options.outputs(), cluster, **common)
-    return _line(work, options)(plan, outputs=options.outputs())
+        return run_on_cluster(plan, work, options.storage(), cluster)
+    return _line(work, options)(plan, storage=options.storage())
 
 
 def _line(work: "Callable[[], Work]", options: BatchOptions) -> "Callable[..., Events]":
@@ -136,7 +141,7 @@ def _line(work: "Callable[[], Work]", options: BatchOptions) -> "Callable[..., E
     # Small pictures have a core each; a GPU is one, and --memory is said of one picture's network.
     several = not options.memory and resolve_device(options.device).type == "cpu"
     at_once = torch.get_num_threads() if several else 1
-    return partial(run, work=work(), at_once=at_once, strip=options.strip, max_pixels=options.max_pixels)
+    return partial(run, work=work(), at_once=at_once)
 
 
 def _forecast(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: BatchOptions) -> int:
@@ -149,10 +154,12 @@ def _forecast(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", optio
     failed = [item for item in plan if isinstance(item, Outcome) and item.status == "failed"]
     for outcome in failed:
         click.echo(one_line(f"{outcome.source}: failed: {outcome.reason}"), err=True)
-    estimated = estimate(jobs, partial(_line(work, options), outputs=Outputs())) if jobs else None
+    estimated = None
+    if jobs:
+        line = _line(work, options)
+        estimated = estimate(jobs, partial(line, storage=replace(options.storage(), outputs=Outputs())))
     if options.as_json:
         click.echo(json.dumps(count(plan, estimated)))
     else:
-        for line in describe(plan, estimated):
-            click.echo(line)
+        click.echo("\n".join(describe(plan, estimated)))
     return 1 if failed else 0
