@@ -162,9 +162,9 @@ def test_shells_complete_names_of_files(words: list[str]) -> None:
     ("words", "incomplete", "expected"),
     [
         (["upscale", "-m"], "irn-x", ["irn-x2", "irn-x4"]),
-        (["eval", "--model"], "", ["irn-x2", "irn-x4"]),
+        (["eval", "--model"], "", ["irn-plus-x4", "irn-x2", "irn-x4"]),
         (["weights", "show"], "irn-x4", ["irn-x4"]),
-        (["train", "--init"], "irn", ["irn-x2", "irn-x4"]),
+        (["train", "--init"], "irn", ["irn-plus-x4", "irn-x2", "irn-x4"]),
         (["train", "--recipe"], "", recipe_names()),
         (["train", "-s"], "", ["2", "4", "8"]),
     ],

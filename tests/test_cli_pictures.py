@@ -1116,8 +1116,8 @@ def test_a_killed_run_leaves_no_half_file_and_is_resumed(run: Run) -> None:
 )
 def test_streams_that_are_closed_or_full_are_one_line(command: str, closed: str, told: str) -> None:
     photo("a.png")
-    command = command.replace("irn", f"{sys.executable} -m irn_cli", 1)
-    done = subprocess.run(["sh", "-c", f"{command} {closed}"], stderr=subprocess.PIPE, text=True, check=False)
+    command = f"unset PYTHONUNBUFFERED; {command.replace('irn', f'{sys.executable} -m irn_cli', 1)} {closed}"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, f"{told}\n")
 
 

@@ -74,7 +74,9 @@ class Storage:
         outputs = self.outputs
         if target == STREAM:
             stream = standard_output().buffer
-            return Written((target,), write(stream, picture, format=outputs.format, quality=outputs.quality))
+            lost = write(stream, picture, format=outputs.format, quality=outputs.quality)
+            stream.flush()  # else a full disk shows only when the picture has been told to be done
+            return Written((target,), lost)
         lost = write(target, picture, overwrite=outputs.overwrite, quality=outputs.quality)
         size = size_of(target) or 0
         if not picture.latent:
