@@ -12,9 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from irn_cli.metrics import Plane
+from irn_cli.metrics import Plane, bands
 
-_BAND = 64  # rows worked on at once: some twenty temporary arrays are small beside a huge picture
 _TO_XYZ = np.array([
     [0.4124564, 0.3575761, 0.1804375],
     [0.2126729, 0.7151522, 0.0721750],
@@ -31,8 +30,7 @@ class ColourDifference(NamedTuple):
 
 def colour_difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> ColourDifference:
     """Compare two sRGB pictures, (H, W, 3) levels, 0 to 255."""
-    bands = [slice(top, top + _BAND) for top in range(0, len(a), _BAND)]
-    found = np.concatenate([ciede2000(lab(a[band]), lab(b[band])).astype(np.float32) for band in bands])
+    found = np.concatenate([ciede2000(lab(a[band]), lab(b[band])).astype(np.float32) for band in bands(a)])
     return ColourDifference(float(found.mean(dtype=np.float64)), float(np.percentile(found, 95)))
 
 

@@ -9,7 +9,7 @@ visibility to structural similarity" (2004) for SSIM, in the form of their `ssim
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +24,8 @@ Plane = NDArray[np.float64]
 
 WINDOW = 11  # side of SSIM's Gaussian window, and so of the smallest picture that it can measure
 _SIGMA = 1.5  # the window's standard deviation, pixels
-_BAND = 32  # rows worked on at once: the temporary arrays stay in the cache, and small beside a huge picture
+_BAND = 1 << 17  # pixels worked on at once: few steps, after each of which threads wait for Python's lock
+_ROWS = 32  # at least, which are few beside a huge picture
 
 
 def luma(pixels: Levels, *, full_range: bool = False) -> Plane:
@@ -70,8 +71,8 @@ def psnr(a: ArrayLike, b: ArrayLike, *, of: Callable[[Levels], Levels] | None = 
     """
     a, b = _alike(a, b)
     total, count = 0.0, 0
-    for top in range(0, len(a), _BAND):
-        band_a, band_b = a[top : top + _BAND], b[top : top + _BAND]
+    for band in bands(a):
+        band_a, band_b = a[band], b[band]
         if of:
             band_a, band_b = of(band_a), of(band_b)
         difference = np.asarray(band_a, dtype=np.float64) - band_b
@@ -113,11 +114,18 @@ def ssim(a: ArrayLike, b: ArrayLike, *, of: Callable[[Levels], Levels] | None = 
         raise InputError(f"a picture of {W} x {H} is too small for SSIM: expected at least {WINDOW} pixels a side")
     rows, columns = H - WINDOW + 1, W - WINDOW + 1
     total = 0.0
-    for top in range(0, rows, _BAND):
-        band = slice(top, min(top + _BAND, rows) + WINDOW - 1)
+    for windows in bands(a[:rows]):
+        band = slice(windows.start, windows.stop + WINDOW - 1)
         band_a, band_b = (of(a[band]), of(b[band])) if of else (a[band], b[band])
         total += float(_similarity(np.asarray(band_a, dtype=np.float64), np.asarray(band_b, dtype=np.float64)).sum())
     return float(total / (rows * columns))
+
+
+def bands(a: NDArray[Any]) -> Iterator[slice]:
+    """Cut an array's rows into bands, so that what is made of each stays small beside a huge picture."""
+    rows = max(_ROWS, _BAND // (a.shape[1] if a.ndim > 1 else 1))
+    for top in range(0, len(a), rows):
+        yield slice(top, min(top + rows, len(a)))
 
 
 def _alike(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
