@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from irn_cli import Picture, Rescaler, load_model, luma, psnr
-from irn_cli.dataset import DataSet, Original, load
-from irn_cli.methods import Baseline, Method, Network
+from irn_cli.evaluation.dataset import DataSet, Original, load
+from irn_cli.evaluation.methods import Baseline, Method, Network
 from irn_cli.metrics import crop_border
 
 SCALE = 4

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from irn_cli.config import IRNConfig as IRNConfig
     from irn_cli.errors import IrnError as IrnError
-    from irn_cli.evaluation import Failure as Failure
-    from irn_cli.evaluation import Score as Score
-    from irn_cli.evaluation import Summary as Summary
-    from irn_cli.evaluation import evaluate as evaluate
-    from irn_cli.evaluation import summarise as summarise
+    from irn_cli.evaluation.evaluate import evaluate as evaluate
+    from irn_cli.evaluation.scores import Failure as Failure
+    from irn_cli.evaluation.scores import Score as Score
+    from irn_cli.evaluation.scores import Summary as Summary
+    from irn_cli.evaluation.scores import summarise as summarise
     from irn_cli.image import read as read
     from irn_cli.image import write as write
     from irn_cli.latent import KeptOriginal as KeptOriginal
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
 _HOMES = {
     "IRN": "model",
     "IRNConfig": "config",
-    "Failure": "evaluation",
+    "Failure": "evaluation.scores",
     "IrnError": "errors",
     "KeptOriginal": "latent",
     "Latent": "latent",
     "Picture": "picture",
     "Rescaler": "rescale",
-    "Score": "evaluation",
-    "Summary": "evaluation",
+    "Score": "evaluation.scores",
+    "Summary": "evaluation.scores",
     "WeightsInfo": "weights",
-    "evaluate": "evaluation",
+    "evaluate": "evaluation.evaluate",
     "latent_path": "latent",
     "list_weights": "weights",
     "load_model": "weights",
@@ -55,7 +55,7 @@ _HOMES = {
     "read_latent": "latent",
     "save_model": "weights",
     "ssim": "metrics",
-    "summarise": "evaluation",
+    "summarise": "evaluation.scores",
     "write": "image",
     "write_latent": "latent",
 }

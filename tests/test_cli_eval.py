@@ -16,8 +16,8 @@ from PIL import Image
 
 from irn_cli import IRN
 from irn_cli.cli import main
+from irn_cli.evaluation.methods import Baseline, Small
 from irn_cli.image import read, write
-from irn_cli.methods import Baseline, Small
 from irn_cli.metrics import Metric
 from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
@@ -259,7 +259,7 @@ def test_ctrl_c_is_130_and_writes_nothing(irn_eval: Callable[..., Ran], monkeypa
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("irn_cli.methods.Baseline.upscale", interrupted)
+    monkeypatch.setattr("irn_cli.evaluation.methods.Baseline.upscale", interrupted)
     ran = irn_eval("--data", "set", "--baseline", "area", "--json", "all.json")
     assert ran.status == 130
     assert not Path("all.json").exists()
@@ -302,7 +302,7 @@ def test_a_learned_metric_is_a_column(irn_eval: Callable[..., Ran], monkeypatch:
     def load(name: str) -> Metric:
         return Metric(name, name.upper(), 4, False, lambda a, b, grey: float(np.abs(a.astype(float) - b).mean()))
 
-    monkeypatch.setattr("irn_cli.perceptual.load_metric", load)
+    monkeypatch.setattr("irn_cli.evaluation.learned.load_metric", load)
     ran = irn_eval("--data", "set", "--baseline", "area", "--metric", "lpips", "--json", "all.json", "--csv", "all.csv")
     assert ran.status == 0
     assert "LPIPS" in ran.out

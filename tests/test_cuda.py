@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from irn_cli.dataset import find_data_set
 from irn_cli.device import Precision, ieee_float32
 from irn_cli.engine import Engine
+from irn_cli.evaluation.dataset import find_data_set
 from irn_cli.gradient import Gradient
 from irn_cli.image import read
 from irn_cli.metrics import Psnr, psnr

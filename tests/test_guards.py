@@ -32,10 +32,10 @@ def test_modules_import_only_from_the_layers_below() -> None:
 TOGETHER = {  # what is tested where it is used
     "commands_options": "cli", "commands_batch": "cli_pictures", "commands_downscale": "cli_pictures",
     "commands_upscale": "cli_pictures", "commands_info": "info", "commands_eval": "cli_eval",
-    "commands_compare": "likeness", "commands_weights": "weights", "commands_export": "export",
+    "commands_compare": "evaluation_likeness", "commands_weights": "weights", "commands_export": "export",
     "commands_train": "train_command",
     "batch_line": "batch", "batch_outputs": "batch_plan", "batch_storage": "batch", "batch_work": "batch",
-    "batch_cluster": "cluster", "evaluation_cluster": "cluster",
+    "batch_cluster": "cluster", "evaluation_cluster": "cluster", "evaluation_scores": "evaluation_evaluate",
     "ray_driver": "ray", "batch_estimate": "cli_pictures", "train_board": "train_monitor",
     "train_curve": "train_monitor", "train_records": "train_monitor",
 }  # fmt: skip
@@ -132,7 +132,7 @@ print([name for name in sys.modules if name.split(".")[0] == "torch"])
 
 
 @pytest.mark.parametrize(
-    "module", ["dataset", "evaluation", "files", "image", "latent", "picture", "rescale", "weights"]
+    "module", ["evaluation/dataset", "evaluation/evaluate", "files", "image", "latent", "picture", "rescale", "weights"]
 )
 def test_what_python_callers_meet_does_not_speak_of_options(module: str) -> None:
     texts = [node.value for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text()))

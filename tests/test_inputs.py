@@ -136,7 +136,7 @@ def test_shards() -> None:
 
 
 def test_formats_that_irn_does_not_read_are_in_a_data_set_to_be_named(tmp_path: Path) -> None:
-    from irn_cli.dataset import find_data_set
+    from irn_cli.evaluation.dataset import find_data_set
 
     (tmp_path / "set").mkdir()
     for name in ("a.png", "b.HEIC", "c.dng", "d.txt"):

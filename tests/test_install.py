@@ -14,10 +14,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from irn_cli import IRN, Rescaler, load_model
-from irn_cli.dataset import find_data_set
-from irn_cli.evaluation import evaluate
-from irn_cli.methods import Baseline, Network
-from irn_cli.report import collect, protocol, to_json
+from irn_cli.evaluation.dataset import find_data_set
+from irn_cli.evaluation.evaluate import evaluate
+from irn_cli.evaluation.methods import Baseline, Network
+from irn_cli.evaluation.report import collect, protocol, to_json
 from irn_cli.train.recipe import load_recipe, recipe_toml
 from irn_cli.weights import read_info, save_model
 

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
-from irn_cli.dataset import Original
+from irn_cli.evaluation.dataset import Original
+from irn_cli.evaluation.methods import Small
 from irn_cli.image import write
-from irn_cli.methods import Small
 from irn_cli.picture import Picture
 from tests.helpers import vgg_tensors
 

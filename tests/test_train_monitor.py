@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from irn_cli.errors import OutputError, UsageError
-from irn_cli.evaluation import Summary
+from irn_cli.evaluation.scores import Summary
 from irn_cli.train.board import require_tensorboard
 from irn_cli.train.curve import write_curve
 from irn_cli.train.monitor import RunConsole, stopping, watch

@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 
 from irn_cli import tensors
-from irn_cli.dataset import DataSet, find_data_set
 from irn_cli.errors import DeviceError, InputError, IrnError, OutputError
-from irn_cli.evaluation import evaluate, summarise
-from irn_cli.methods import Network
+from irn_cli.evaluation.dataset import DataSet, find_data_set
+from irn_cli.evaluation.evaluate import evaluate
+from irn_cli.evaluation.methods import Network
+from irn_cli.evaluation.scores import summarise
 from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
 from irn_cli.train import checkpoint as checkpoints

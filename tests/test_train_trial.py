@@ -6,9 +6,10 @@ import pytest
 from click.testing import CliRunner
 
 from irn_cli.cli import irn
-from irn_cli.dataset import find_data_set
-from irn_cli.evaluation import Score, evaluate
-from irn_cli.methods import Baseline
+from irn_cli.evaluation.dataset import find_data_set
+from irn_cli.evaluation.evaluate import evaluate
+from irn_cli.evaluation.methods import Baseline
+from irn_cli.evaluation.scores import Score
 from irn_cli.train.recipe import read_config
 from irn_cli.train.records import read_log
 

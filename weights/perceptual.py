@@ -14,9 +14,9 @@ import click
 import torch
 from torch import Tensor
 
-from irn_cli.dataset import find_data_set, load
 from irn_cli.errors import IrnError
-from irn_cli.methods import BASELINES, load_methods
+from irn_cli.evaluation.dataset import find_data_set, load
+from irn_cli.evaluation.methods import BASELINES, load_methods
 from irn_cli.metrics import luma, psnr
 from irn_cli.model import Haar
 from irn_cli.picture import Picture

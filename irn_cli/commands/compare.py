@@ -32,7 +32,7 @@ def compare(options: _Compare) -> int:
       irn compare photo.jpg photo_up4.png
       irn compare photos restored --crop 4
     """
-    from irn_cli import likeness
+    from irn_cli.evaluation import likeness
     from irn_cli.metrics import METRICS
 
     standard_output()

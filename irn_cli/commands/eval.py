@@ -27,9 +27,9 @@ from irn_cli.commands.options import (
 from irn_cli.streams import standard_output
 
 if TYPE_CHECKING:
-    from irn_cli.dataset import DataSet
-    from irn_cli.methods import Method
-    from irn_cli.report import Results
+    from irn_cli.evaluation.dataset import DataSet
+    from irn_cli.evaluation.methods import Method
+    from irn_cli.evaluation.report import Results
 
 _REMEMBERED = 512 << 20  # bytes of pixels that are kept for the page
 
@@ -104,7 +104,7 @@ def eval_(options: _Eval) -> int:
       irn eval --compare old.json new.json
     """
     if options.compared:
-        from irn_cli import changes
+        from irn_cli.evaluation import changes
 
         changes.show(changes.compare(*map(changes.read_results, options.compared)))
         return 0
@@ -114,11 +114,11 @@ def eval_(options: _Eval) -> int:
         if path and path != "-":
             require_writable(path, overwrite=options.force)  # now, not after minutes of measuring
     prepare_torch(options.threads)
-    from irn_cli import report
-    from irn_cli.dataset import find_data_sets
-    from irn_cli.evaluation import evaluate
-    from irn_cli.evaluation_cluster import evaluate_on_cluster
-    from irn_cli.methods import Remembered, load_methods
+    from irn_cli.evaluation import report
+    from irn_cli.evaluation.cluster import evaluate_on_cluster
+    from irn_cli.evaluation.dataset import find_data_sets
+    from irn_cli.evaluation.evaluate import evaluate
+    from irn_cli.evaluation.methods import Remembered, load_methods
 
     datasets = find_data_sets(options.directories, include_own=options.include_own)
     for remark in filter(None, (dataset.remark for dataset in datasets)):
@@ -158,8 +158,8 @@ def eval_(options: _Eval) -> int:
 def _write_results(
     results: "Results", methods: "Sequence[Method]", datasets: "Sequence[DataSet]", options: _Eval
 ) -> None:
-    from irn_cli import report
-    from irn_cli.page import render
+    from irn_cli.evaluation import report
+    from irn_cli.evaluation.page import render
 
     if options.json_file:
         report.write_text(options.json_file, report.to_json(results), overwrite=options.force)

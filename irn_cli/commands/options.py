@@ -279,6 +279,6 @@ def require_weights(sources: Sequence[str]) -> None:
 def load_metrics(names: Sequence[str]) -> "list[Metric]":
     if not names:
         return []
-    from irn_cli.perceptual import load_metric
+    from irn_cli.evaluation.learned import load_metric
 
     return [load_metric(name) for name in names]

@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 
 from irn_cli.config import IRNConfig
-from irn_cli.dataset import DataSet, find_data_set, load
 from irn_cli.device import resolve_device, resolve_precision
 from irn_cli.errors import InputError, IrnError, OutputError, UsageError
+from irn_cli.evaluation.dataset import DataSet, find_data_set, load
 from irn_cli.files import atomic_write, lock, require_writable
 from irn_cli.hardware import parse_memory, physical_memory
 from irn_cli.model import IRN

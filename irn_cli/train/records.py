@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from irn_cli.evaluation import flat
+from irn_cli.evaluation.scores import flat
 from irn_cli.image import write
 from irn_cli.metrics import finite
 from irn_cli.picture import Picture

@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from irn_cli.dataset import DataSet
 from irn_cli.device import untuned_convolutions
 from irn_cli.errors import DeviceError, InputError, IrnError
-from irn_cli.evaluation import Failure, Score, Summary, evaluate, summarise
+from irn_cli.evaluation.dataset import DataSet
+from irn_cli.evaluation.evaluate import evaluate
+from irn_cli.evaluation.methods import Network
+from irn_cli.evaluation.scores import Failure, Score, Summary, summarise
 from irn_cli.image import read
-from irn_cli.methods import Network
 from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
 from irn_cli.train.checkpoint import Checkpoint, Counters, save_checkpoint

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from irn_cli.errors import InputError, UsageError
-from irn_cli.matching import Folder
+from irn_cli.evaluation.matching import Folder
 
 
 def folder(root: Path, *names: str) -> Path:

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irn_cli.artifact import PATCH, find_artifact
-from irn_cli.codec import encode_lossless
-from irn_cli.dataset import DataSet, Original, load
-from irn_cli.evaluation import Score, flat
-from irn_cli.methods import Method
+from irn_cli.evaluation.codec import encode_lossless
+from irn_cli.evaluation.dataset import DataSet, Original, load
+from irn_cli.evaluation.methods import Method
+from irn_cli.evaluation.report import SMALL_CAPTION, Results, caption, comparison, picture_counts, remarks
+from irn_cli.evaluation.scores import Score, flat
 from irn_cli.metrics import finite
 from irn_cli.picture import Picture
-from irn_cli.report import SMALL_CAPTION, Results, caption, comparison, picture_counts, remarks
 
 _PART = (960, 720)  # width and height: of a larger picture the page carries this much, around the worst spot
 _SPOT = 64  # side of the enlarged spot, pixels

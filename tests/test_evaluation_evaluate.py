@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 
 import irn_cli
-from irn_cli import dataset as module
 from irn_cli.artifact import find_artifact
 from irn_cli.colour import colour_difference
-from irn_cli.dataset import DataSet, Original, find_data_set
 from irn_cli.errors import DeviceError, UsageError
-from irn_cli.evaluation import Failure, Score, evaluate, flat, summarise
-from irn_cli.methods import Baseline, Network, Small
+from irn_cli.evaluation import dataset as module
+from irn_cli.evaluation.dataset import DataSet, Original, find_data_set
+from irn_cli.evaluation.evaluate import evaluate
+from irn_cli.evaluation.methods import Baseline, Network, Small
+from irn_cli.evaluation.scores import Failure, Score, flat, summarise
 from irn_cli.metrics import METRICS, Metric, crop_border, luma, psnr, ssim
 from irn_cli.picture import Picture
 from irn_cli.resize import bicubic

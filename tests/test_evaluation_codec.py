@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irn_cli.codec import CodecName, encode_lossless, encode_within
 from irn_cli.errors import InputError
+from irn_cli.evaluation.codec import CodecName, encode_lossless, encode_within
 from irn_cli.picture import Picture
 from tests.helpers import photo_like
 

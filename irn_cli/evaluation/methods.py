@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 from irn_cli import resize
-from irn_cli.codec import CodecName, encode_within
-from irn_cli.dataset import Original, unambiguous
 from irn_cli.errors import InputError, UsageError
+from irn_cli.evaluation.codec import CodecName, encode_within
+from irn_cli.evaluation.dataset import Original, unambiguous
+from irn_cli.evaluation.matching import Folder
+from irn_cli.evaluation.upscaler import Upscaler, load_upscaler
 from irn_cli.image import read
-from irn_cli.matching import Folder
 from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
-from irn_cli.upscaler import Upscaler, load_upscaler
 from irn_cli.weights import DEFAULT_MODELS, load_model
 
 CODECS: tuple[CodecName, ...] = get_args(CodecName)

@@ -21,9 +21,9 @@ from rich.text import Text
 
 from irn_cli.console import counting_bar, plain_table, show_number, wide_console
 from irn_cli.errors import InputError, IrnError, UsageError, one_line
+from irn_cli.evaluation.matching import Folder
 from irn_cli.image import read
 from irn_cli.inputs import walk
-from irn_cli.matching import Folder
 from irn_cli.metrics import METRICS, Metric, crop_border, finite
 from irn_cli.picture import Picture
 

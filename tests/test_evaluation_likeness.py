@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from irn_cli.errors import UsageError
-from irn_cli.likeness import Incomparable, Likeness, Pair, compare, find_pairs, to_json
+from irn_cli.evaluation.likeness import Incomparable, Likeness, Pair, compare, find_pairs, to_json
 from irn_cli.metrics import Metric, luma, psnr, ssim
 from tests.helpers import ROOT, photo_like
 

@@ -1,9 +1,9 @@
-"""What the page shows of a picture; what it carries as a whole, and how it looks in a browser, is in test_report."""
+"""What the page shows of a picture. As a whole, and in a browser, it is tested in test_evaluation_report."""
 
 import numpy as np
 import pytest
 
-from irn_cli.page import worst_spot
+from irn_cli.evaluation.page import worst_spot
 
 
 def test_the_worst_spot_is_found() -> None:

@@ -21,11 +21,22 @@ from PIL import Image
 from irn_cli import IRN, Rescaler
 from irn_cli.cluster import WorkersChanged
 from irn_cli.console import show_pair
-from irn_cli.dataset import DataSet, find_data_set
-from irn_cli.evaluation import Failure, Score, evaluate
-from irn_cli.methods import Baseline, Codec, Method, Network, find_results
-from irn_cli.page import render
-from irn_cli.report import Results, collect, comparison, counterpart, protocol, remarks, show, to_csv, to_json
+from irn_cli.evaluation.dataset import DataSet, find_data_set
+from irn_cli.evaluation.evaluate import evaluate
+from irn_cli.evaluation.methods import Baseline, Codec, Method, Network, find_results
+from irn_cli.evaluation.page import render
+from irn_cli.evaluation.report import (
+    Results,
+    collect,
+    comparison,
+    counterpart,
+    protocol,
+    remarks,
+    show,
+    to_csv,
+    to_json,
+)
+from irn_cli.evaluation.scores import Failure, Score
 from tests.helpers import ROOT
 
 METRICS = [

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from irn_cli import resize
-from irn_cli.dataset import DataSet, find_data_set, find_data_sets, load, unambiguous
 from irn_cli.errors import InputError, UsageError
+from irn_cli.evaluation.dataset import DataSet, find_data_set, find_data_sets, load, unambiguous
 from irn_cli.image import write
 from irn_cli.picture import Picture
 from irn_cli.record import Record, hash_pixels

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from irn_cli.changes import bootstrap, compare, read_results, show
 from irn_cli.errors import InputError
+from irn_cli.evaluation.changes import bootstrap, compare, read_results, show
 
 
 def found(psnr: dict[str, float | None], method: str = "m", **told: Any) -> dict[str, Any]:

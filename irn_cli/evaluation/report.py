@@ -1,7 +1,7 @@
 """What an evaluation found, for people and programs: tables beside the papers' numbers, JSON, CSV.
 
 The published numbers are those of Xiao et al., "Invertible Image Rescaling" (ECCV 2020): Table 1 of its appendix at 4x,
-the main paper's at 2x. `page.py` makes the same into a page to look at.
+the main paper's at 2x. `page` makes the same into a page to look at.
 """
 
 import csv
@@ -21,12 +21,12 @@ from rich.text import Text
 
 from irn_cli.cluster import Throughput, WorkersChanged
 from irn_cli.console import Pair, counting_bar, plain_table, show_number, show_pair, wide_console
-from irn_cli.dataset import DataSet
 from irn_cli.device import resolve_device, resolve_precision
 from irn_cli.errors import one_line
-from irn_cli.evaluation import Failure, Score, Summary, flat, summarise
+from irn_cli.evaluation.dataset import DataSet
+from irn_cli.evaluation.methods import Method
+from irn_cli.evaluation.scores import Failure, Score, Summary, flat, summarise
 from irn_cli.files import atomic_write
-from irn_cli.methods import Method
 from irn_cli.metrics import METRICS, Metric, finite
 from irn_cli.streams import standard_output
 

@@ -14,7 +14,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from irn_cli.errors import InputError, UsageError
-from irn_cli.perceptual import load_metric
+from irn_cli.evaluation.learned import load_metric
 from tests.helpers import need_torchvision, photo_like
 
 A, B = photo_like(70, 60, 1), photo_like(70, 60, 2)

@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from irn_cli import IRN, Rescaler, read
-from irn_cli.codec import CodecName
-from irn_cli.dataset import DataSet, Original, find_data_set, load
 from irn_cli.errors import InputError, UsageError
-from irn_cli.evaluation import Failure, Score, evaluate, flat, summarise
-from irn_cli.methods import Baseline, Codec, Network, Remembered, Small, find_results, load_methods
+from irn_cli.evaluation.codec import CodecName
+from irn_cli.evaluation.dataset import DataSet, Original, find_data_set, load
+from irn_cli.evaluation.evaluate import evaluate
+from irn_cli.evaluation.methods import Baseline, Codec, Network, Remembered, Small, find_results, load_methods
+from irn_cli.evaluation.scores import Failure, Score, flat, summarise
 from irn_cli.picture import Picture
 from irn_cli.resize import bicubic
 from irn_cli.weights import save_model

@@ -15,12 +15,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from irn_cli import upscaler as module
-from irn_cli.dataset import find_data_set
 from irn_cli.errors import DeviceError, InputError, UsageError
-from irn_cli.evaluation import Score, evaluate
-from irn_cli.methods import load_methods
-from irn_cli.upscaler import load_upscaler
+from irn_cli.evaluation import upscaler as module
+from irn_cli.evaluation.dataset import find_data_set
+from irn_cli.evaluation.evaluate import evaluate
+from irn_cli.evaluation.methods import load_methods
+from irn_cli.evaluation.scores import Score
+from irn_cli.evaluation.upscaler import load_upscaler
 from tests.helpers import need_torchvision, photo_like
 
 

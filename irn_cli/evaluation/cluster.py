@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any
 
 from irn_cli.cluster import Cluster, JobFunction, Lost, WorkersChanged, run_jobs, unseen
-from irn_cli.dataset import DataSet
 from irn_cli.device import tune_allocator
-from irn_cli.evaluation import Failure, Score, evaluate
-from irn_cli.methods import Method
-from irn_cli.perceptual import load_metric
+from irn_cli.evaluation.dataset import DataSet
+from irn_cli.evaluation.evaluate import evaluate
+from irn_cli.evaluation.learned import load_metric
+from irn_cli.evaluation.methods import Method
+from irn_cli.evaluation.scores import Failure, Score
 
 Rows = list[Score | Failure]
 
