@@ -20,18 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
-from irn_cli.chunks import Chunk, read_chunks
-from irn_cli.embedded import Found, in_chunks, in_xmp
 from irn_cli.errors import Code, InputError, OutputError, RecordError, UsageError
 from irn_cli.files import atomic_write
-from irn_cli.formats import FORMATS, Format, FormatName, identify, plugin, written_as
-from irn_cli.jxl import JxlImageFile
+from irn_cli.formats.chunks import Chunk, read_chunks
+from irn_cli.formats.embedded import Found, in_chunks, in_xmp
+from irn_cli.formats.jxl import JxlImageFile
+from irn_cli.formats.known import FORMATS, Format, FormatName, identify, plugin, written_as
+from irn_cli.formats.samples import EXPECTED, Stored, fitting, inspect, to_rgb
 from irn_cli.latent import latent_path, write_latent
 from irn_cli.metadata import read_metadata, save_options, stored_xmp
 from irn_cli.paths import is_remote, open_file, to_path
 from irn_cli.picture import Picture
 from irn_cli.record import Record, Restored
-from irn_cli.samples import EXPECTED, Stored, fitting, inspect, to_rgb
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs

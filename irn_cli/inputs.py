@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from irn_cli.errors import InputError, UsageError, one_line
-from irn_cli.formats import PICTURES
+from irn_cli.formats.known import PICTURES
 from irn_cli.image import Header, peek
 from irn_cli.paths import below, find, is_directory, is_file, is_remote, map_paths, to_path
 

@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from irn_cli.errors import InputError
-from irn_cli.formats import FORMATS
+from irn_cli.formats.known import FORMATS
 from irn_cli.paths import to_path
 from irn_cli.record import hash_pixels
 from irn_cli.tensors import TensorFormat

@@ -13,10 +13,10 @@ from typing import Any
 
 from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin
 
-from irn_cli import xmp
-from irn_cli.chunks import Chunk, keyword, text, text_chunk
-from irn_cli.embedded import as_chunks, as_xmp, is_ours, resolution_in_xmp, without_record
-from irn_cli.exif import upright
+from irn_cli.formats import xmp
+from irn_cli.formats.chunks import Chunk, keyword, text, text_chunk
+from irn_cli.formats.embedded import as_chunks, as_xmp, is_ours, resolution_in_xmp, without_record
+from irn_cli.formats.exif import upright
 from irn_cli.picture import Picture
 from irn_cli.record import Record
 

@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from irn_cli.embedded import in_image
 from irn_cli.errors import InputError, RecordError
+from irn_cli.formats.embedded import in_image
+from irn_cli.formats.samples import IN_MEMORY, fitting, to_rgb
 from irn_cli.latent import Kept
 from irn_cli.metrics import Psnr
 from irn_cli.record import Record, Restored
-from irn_cli.samples import IN_MEMORY, fitting, to_rgb
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image, PngImagePlugin
 
-from irn_cli.chunks import text
 from irn_cli.cli import irn
 from irn_cli.colour import ColourDifference
 from irn_cli.errors import IrnError, one_line
+from irn_cli.formats.chunks import text
 from irn_cli.image import read, write
 from irn_cli.model import IRN
 from irn_cli.picture import Picture

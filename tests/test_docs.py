@@ -62,7 +62,7 @@ def test_the_readme_stays_short() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_that_are_named_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    places = "irn_cli|tests|docs|benchmarks|examples|weights|batch|commands|evaluation|train"
+    places = "irn_cli|tests|docs|benchmarks|examples|weights|batch|commands|evaluation|formats|train"
     for name in re.findall(rf"`((?:{places})/[\w/.-]*)`", text):
         assert any((place / name).exists() for place in (ROOT, ROOT / "irn_cli")), name
 

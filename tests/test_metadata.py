@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-from irn_cli.chunks import keyword, text, text_chunk
+from irn_cli.formats.chunks import keyword, text, text_chunk
 from irn_cli.image import read, write
 from irn_cli.picture import Picture
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from irn_cli.errors import UsageError
-from irn_cli.formats import FORMATS, Format, FormatName, is_written, plugin, written_as
+from irn_cli.formats.known import FORMATS, Format, FormatName, is_written, plugin, written_as
 from irn_cli.inputs import STREAM, Input
 from irn_cli.paths import is_directory, to_path
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from irn_cli.batch.outputs import Outputs
 from irn_cli.errors import Code, InputError, IrnError, UsageError, explain
 from irn_cli.files import require_writable
-from irn_cli.formats import FORMATS, FormatName, is_written, unreadable, without_suffix
+from irn_cli.formats.known import FORMATS, FormatName, is_written, unreadable, without_suffix
 from irn_cli.image import peek
 from irn_cli.inputs import STREAM, Input, identifier
 from irn_cli.latent import latent_path

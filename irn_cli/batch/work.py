@@ -14,7 +14,7 @@ from irn_cli.batch.plan import Job, Result, Skip
 from irn_cli.canvas import Pixels
 from irn_cli.engine import Progress
 from irn_cli.errors import Code, InputError, UsageError, WeightsError
-from irn_cli.formats import written_as
+from irn_cli.formats.known import written_as
 from irn_cli.inputs import STREAM
 from irn_cli.latent import latent_path, read_latent
 from irn_cli.paths import is_file

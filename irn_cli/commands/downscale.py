@@ -13,7 +13,7 @@ from irn_cli.errors import UsageError
 if TYPE_CHECKING:
     from irn_cli.batch.outputs import Outputs
     from irn_cli.batch.work import Work
-    from irn_cli.formats import FormatName
+    from irn_cli.formats.known import FormatName
 
 
 @dataclass(frozen=True, kw_only=True)

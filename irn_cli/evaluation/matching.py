@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from irn_cli.errors import InputError, UsageError
-from irn_cli.formats import unreadable
+from irn_cli.formats.known import unreadable
 from irn_cli.inputs import walk
 
 Kind = Literal["restored", "small"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irn_cli.chunks import read_chunks, text_chunk
+from irn_cli.formats.chunks import read_chunks, text_chunk
 from irn_cli.image import peek, read, write
 from irn_cli.picture import Picture
 from irn_cli.record import Record, hash_pixels, to_text

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from irn_cli import formats
 from irn_cli.errors import InputError, UsageError
-from irn_cli.formats import FORMATS, identify, unreadable, without_suffix, written_as
+from irn_cli.formats import known
+from irn_cli.formats.known import FORMATS, identify, unreadable, without_suffix, written_as
 from irn_cli.image import peek, read, write
 from irn_cli.picture import Picture
 from irn_cli.record import Record, hash_pixels
@@ -30,11 +30,11 @@ SMALL = Picture(
 
 @pytest.fixture
 def no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "find_spec", lambda _: None)
+    monkeypatch.setattr(known, "find_spec", lambda _: None)
 
 
-@pytest.mark.parametrize("name", formats.SMALL)
-def test_a_small_picture_is_the_same_in_each_format(tmp_path: Path, name: formats.FormatName) -> None:
+@pytest.mark.parametrize("name", known.SMALL)
+def test_a_small_picture_is_the_same_in_each_format(tmp_path: Path, name: known.FormatName) -> None:
     if name == "jxl":
         pytest.importorskip("pillow_jxl")
     path = tmp_path / f"a{FORMATS[name].suffixes[0]}"
@@ -54,7 +54,7 @@ def test_a_small_picture_is_the_same_in_each_format(tmp_path: Path, name: format
 
 
 @pytest.mark.parametrize("name", ["jpg", "webp", "avif", "jxl"])
-def test_quality_makes_smaller_files(name: formats.FormatName) -> None:
+def test_quality_makes_smaller_files(name: known.FormatName) -> None:
     if name == "jxl":
         pytest.importorskip("pillow_jxl")
     sizes = []

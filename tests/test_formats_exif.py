@@ -6,7 +6,7 @@ import struct
 import pytest
 from PIL import Image
 
-from irn_cli.exif import upright
+from irn_cli.formats.exif import upright
 
 
 def make(order: str, orientation: int | None = 6, thumbnail: bytes = b"") -> bytes:

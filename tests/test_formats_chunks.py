@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from irn_cli import chunks
-from irn_cli.chunks import keyword, read_chunks, text, text_chunk
+from irn_cli.formats import chunks
+from irn_cli.formats.chunks import keyword, read_chunks, text, text_chunk
 
 
 def png(**texts: str) -> io.BytesIO:

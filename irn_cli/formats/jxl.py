@@ -12,8 +12,8 @@ from typing import Any
 
 from PIL import ImageCms, ImageFile
 
-from irn_cli.exif import upright
-from irn_cli.formats import plugin
+from irn_cli.formats.exif import upright
+from irn_cli.formats.known import plugin
 
 _SIGNATURE = b"\0\0\0\x0cJXL \r\n\x87\n"
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # width to height

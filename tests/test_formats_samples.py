@@ -12,8 +12,8 @@ import pytest
 import tifffile
 
 from irn_cli.errors import InputError
+from irn_cli.formats.samples import REDUCED
 from irn_cli.image import read
-from irn_cli.samples import REDUCED
 
 HEIGHT, WIDTH = 9, 21
 

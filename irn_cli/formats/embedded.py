@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from irn_cli import xmp
-from irn_cli.chunks import Chunk, keyword, text, text_chunk
 from irn_cli.errors import RecordError
+from irn_cli.formats import xmp
+from irn_cli.formats.chunks import Chunk, keyword, text, text_chunk
 from irn_cli.record import Record, Restored, from_text, is_record, to_text
 
 _KEY = "irn"  # of the PNG text that holds a record

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from irn_cli import jxl
 from irn_cli.errors import InputError, OutputError
+from irn_cli.formats import jxl
 from irn_cli.image import peek, read, write
-from tests.test_formats import PIXELS, SMALL
+from tests.test_formats_known import PIXELS, SMALL
 from tests.test_metadata import XMP, exif
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from irn_cli.xmp import cut, find
+from irn_cli.formats.xmp import cut, find
 
 SPACE = "urn:test"
 HEAD = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
