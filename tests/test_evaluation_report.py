@@ -25,18 +25,9 @@ from irn_cli.evaluation.dataset import DataSet, find_data_set
 from irn_cli.evaluation.evaluate import evaluate
 from irn_cli.evaluation.methods import Baseline, Codec, Method, Network, find_results
 from irn_cli.evaluation.page import render
-from irn_cli.evaluation.report import (
-    Results,
-    collect,
-    comparison,
-    counterpart,
-    protocol,
-    remarks,
-    show,
-    to_csv,
-    to_json,
-)
-from irn_cli.evaluation.scores import Failure, Score
+from irn_cli.evaluation.published import comparison, counterpart, remarks
+from irn_cli.evaluation.report import collect, protocol, show, to_csv, to_json
+from irn_cli.evaluation.scores import Failure, Results, Score
 from tests.helpers import ROOT
 
 METRICS = [

@@ -36,6 +36,7 @@ TOGETHER = {  # what is tested where it is used
     "commands_train": "train_command",
     "batch_line": "batch", "batch_outputs": "batch_plan", "batch_storage": "batch", "batch_work": "batch",
     "batch_cluster": "cluster", "evaluation_cluster": "cluster", "evaluation_scores": "evaluation_evaluate",
+    "evaluation_published": "evaluation_report",
     "ray_driver": "ray", "batch_estimate": "cli_pictures", "train_board": "train_monitor",
     "train_curve": "train_monitor", "train_records": "train_monitor",
 }  # fmt: skip

@@ -21,7 +21,7 @@ import click
 
 from irn_cli.console import show_decibels, show_pair
 from irn_cli.errors import InputError, IrnError
-from irn_cli.evaluation.report import counterpart, published_rows
+from irn_cli.evaluation.published import counterpart, published_rows
 from irn_cli.files import atomic_write
 from irn_cli.model import IRN
 from irn_cli.train.records import read_log

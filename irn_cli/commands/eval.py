@@ -29,7 +29,7 @@ from irn_cli.streams import standard_output
 if TYPE_CHECKING:
     from irn_cli.evaluation.dataset import DataSet
     from irn_cli.evaluation.methods import Method
-    from irn_cli.evaluation.report import Results
+    from irn_cli.evaluation.scores import Results
 
 _REMEMBERED = 512 << 20  # bytes of pixels that are kept for the page
 

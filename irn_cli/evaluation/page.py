@@ -21,8 +21,9 @@ from irn_cli.artifact import PATCH, find_artifact
 from irn_cli.evaluation.codec import encode_lossless
 from irn_cli.evaluation.dataset import DataSet, Original, load
 from irn_cli.evaluation.methods import Method
-from irn_cli.evaluation.report import SMALL_CAPTION, Results, caption, comparison, picture_counts, remarks
-from irn_cli.evaluation.scores import Score, flat
+from irn_cli.evaluation.published import comparison, picture_counts, remarks
+from irn_cli.evaluation.report import SMALL_CAPTION, caption
+from irn_cli.evaluation.scores import Results, Score, flat
 from irn_cli.metrics import finite
 from irn_cli.picture import Picture
 

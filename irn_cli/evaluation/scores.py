@@ -139,3 +139,16 @@ def _spread(draws: Sequence[float]) -> float | None:
     if min(draws) == max(draws):
         return 0.0
     return statistics.stdev(draws) if max(draws) < math.inf else math.inf
+
+
+@dataclass(frozen=True)
+class Results:
+    """An evaluation, finished."""
+
+    protocol: dict[str, Any]  # what `report.protocol` gives
+    scores: tuple[Score, ...]
+    failures: tuple[Failure, ...]
+
+    @property
+    def summary(self) -> list[Summary]:
+        return summarise(self.scores)
