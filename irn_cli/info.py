@@ -14,6 +14,7 @@ from irn_cli.errors import IrnError
 from irn_cli.image import MAX_PIXELS, peek, read
 from irn_cli.inputs import STREAM, Input
 from irn_cli.latent import latent_path
+from irn_cli.paths import byte_count, is_file
 from irn_cli.picture import Picture
 from irn_cli.record import Record, Restored, hash_pixels
 from irn_cli.streams import standard_input
@@ -92,7 +93,7 @@ def describe(source: Input, scale: int = 4, *, max_pixels: int = MAX_PIXELS) -> 
         return Info(source=source.path, error=source.missing)
     try:
         file = io.BytesIO(standard_input().read()) if source.path == STREAM else source.path
-        nbytes = len(file.getbuffer()) if isinstance(file, io.BytesIO) else file.stat().st_size
+        nbytes = len(file.getbuffer()) if isinstance(file, io.BytesIO) else byte_count(file)
         header = peek(file)
         if isinstance(file, io.BytesIO):
             file.seek(0)
@@ -111,7 +112,7 @@ def describe(source: Input, scale: int = 4, *, max_pixels: int = MAX_PIXELS) -> 
     if isinstance(record, Record):
         beside = latent_path(source.path)
         unchanged = record.small_size == picture.size and record.pixels == hash_pixels(picture.pixels)
-        return Info(**known, unchanged=unchanged, latent=beside if beside.is_file() else None)
+        return Info(**known, unchanged=unchanged, latent=beside if is_file(beside) else None)
     if record:
         return Info(**known)
     small = -(-picture.size[1] // scale), -(-picture.size[0] // scale)

@@ -114,8 +114,7 @@ def _in_store(path: Path) -> tuple[dict[Path, Path] | None, str]:
     if is_file(path):
         return None, ""
     if is_directory(path):
-        files = (file for file in find(path) if file.suffix.lower() in PICTURES)
-        return _shown(files, path), f"no pictures in {path}"
+        return _in_directory(path), f"no pictures in {path}"
     if plain := next((index for index, part in enumerate(parts) if _WILDCARDS & set(part)), 0):
         base = path.parents[len(parts) - plain - 1]
         return _shown(find(base, "/".join(parts[plain:])), base), f"no file matches {path}"
@@ -123,7 +122,7 @@ def _in_store(path: Path) -> tuple[dict[Path, Path] | None, str]:
 
 
 def _in_directory(directory: Path) -> dict[Path, Path]:
-    return {file: Path() if file == directory else file.parent.relative_to(directory) for file in walk(directory)}
+    return {file: Path() if file == directory else below(file, directory).parent for file in walk(directory)}
 
 
 def walk(directory: Path) -> Iterator[Path]:
@@ -133,6 +132,9 @@ def walk(directory: Path) -> Iterator[Path]:
     a directory that may not be searched stands for what is in it, and so does a link that leads nowhere: whoever reads
     it learns why that is left out.
     """
+    if is_remote(directory):
+        yield from _shown((file for file in find(directory) if file.suffix.lower() in PICTURES), directory)
+        return
     pending = [(directory, True)]  # and whether it is one; the next is the last
     while pending:
         path, is_directory = pending.pop()

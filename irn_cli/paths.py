@@ -75,6 +75,11 @@ def modified(path: Path, *, follow_links: bool = True) -> float:
     return path.stat(follow_symlinks=follow_links).st_mtime
 
 
+def byte_count(path: Path) -> int:
+    """Bytes of a file."""
+    return int(_ask(path, "size")) if is_remote(path) else path.stat().st_size
+
+
 def find(directory: Path, pattern: str | None = None) -> list[Path]:
     """All files at any depth below a store's directory, or those that match a pattern below it, by name."""
     place = directory.path  # type: ignore[attr-defined]

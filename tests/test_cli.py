@@ -167,6 +167,7 @@ def test_shells_complete_names_of_files(words: list[str]) -> None:
         (["train", "--init"], "irn", ["irn-plus-x4", "irn-x2", "irn-x4"]),
         (["train", "--recipe"], "", recipe_names()),
         (["train", "-s"], "", ["2", "4", "8"]),
+        (["upscale", "--device"], "c", ["cpu", "cuda"]),
     ],
 )
 def test_shells_complete_values_without_torch(words: list[str], incomplete: str, expected: list[str]) -> None:

@@ -4,6 +4,7 @@ All of the driver is ours and real but for the actors: Ray's are replaced by one
 """
 
 import json
+import os
 import pickle
 import signal
 import threading
@@ -22,7 +23,7 @@ from click.testing import CliRunner
 
 from irn_cli import cluster as cluster_module
 from irn_cli import ray_driver
-from irn_cli.batch.cluster import run_on_cluster
+from irn_cli.batch.cluster import _mark, run_on_cluster
 from irn_cli.batch.outputs import Outputs
 from irn_cli.batch.plan import Job, Outcome
 from irn_cli.batch.progress import follow
@@ -30,6 +31,7 @@ from irn_cli.batch.storage import Storage
 from irn_cli.cli import irn
 from irn_cli.cluster import Cluster, Lost, Setup, WorkersChanged, run_jobs
 from irn_cli.errors import Code, IrnError, OutputError, UsageError
+from irn_cli.files import atomic_write
 from irn_cli.image import write
 from irn_cli.picture import Picture
 from irn_cli.ray_driver import Dispatcher, Worker
@@ -206,7 +208,7 @@ def test_a_batch_loses_nothing_and_does_nothing_twice(monkeypatch: pytest.Monkey
     with pytest.raises(
         IrnError, match=r"does not see out: inputs and outputs must lie where all nodes see them$"
     ):  # a directory of that name on its own disk
-        monkeypatch.setattr(Path, "touch", lambda *_, **__: None)
+        monkeypatch.setattr("irn_cli.batch.cluster.lock", lambda stream: Path(stream.name).unlink())
         list(run_on_cluster(plan, load_copy, Storage(Outputs(str(out), "replace")), Cluster()))
 
 
@@ -278,3 +280,13 @@ def test_what_a_cluster_cannot_do_is_refused(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"needs Ray: pip install 'irn-cli\[ray\]'"):
         list(run_jobs(Cluster(), load_double, [1]))
+
+
+def test_the_file_by_which_workers_know_the_directory_outlasts_days(tmp_path: Path) -> None:
+    with _mark(Outputs(str(tmp_path)), [Job(Path("a.png"), (tmp_path / "small.png",))]) as mark:
+        assert mark
+        os.utime(mark, (0, 0))
+        with atomic_write(tmp_path / "small.png") as stream:  # sweeps what is left of killed runs
+            stream.write(b"small")
+        assert mark.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["small.png"]

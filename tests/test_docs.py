@@ -1,14 +1,10 @@
 """The pages in `docs/` and the README: commands run, names exist, specifications are what the code does."""
 
 import dataclasses
-import hashlib
-import json
 import re
 import shlex
-import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -17,7 +13,6 @@ from runpy import run_path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from click.testing import CliRunner
 from PIL import Image
@@ -175,47 +170,6 @@ def test_each_field_of_a_record_is_specified(kind: type, heading: str) -> None:
     names = {int: "integer", str: "string", float: "number"}
     assert specified == {field.name: names[field.type] for field in dataclasses.fields(kind)}
     assert f"format {FORMAT}\n" in page.splitlines(keepends=True)[0]
-
-
-def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    place = 8
-    while place < len(data):
-        length, kind = struct.unpack(">I4s", data[place : place + 8])
-        yield kind, data[place + 8 : place + 8 + length]
-        place += length + 12
-
-
-def test_a_program_that_knows_only_the_specification_reads_a_png(workplace: Path) -> None:
-    alpha = np.random.default_rng(0).integers(0, 256, (47, 62), dtype=np.uint8)
-    model = load_model("irn-x4")
-    write("small.png", Rescaler(model, "cpu", "fp32").downscale(Picture(photo_like(47, 62), alpha), border="zero"))
-
-    found = list(png_chunks(Path("small.png").read_bytes()))
-    (text,) = (data for kind, data in found if kind == b"tEXt" and data.startswith(b"irn\0"))
-    record = json.loads(text.removeprefix(b"irn\0").decode("ascii"))
-    pixels = np.array(Image.open("small.png").convert("RGB"))
-    assert (record["irn"], record["kind"], record["mode"]) == (1, "small", "RGB")
-    assert (record["width"], record["height"], record["scale"]) == (62, 47, 4)
-    assert pixels.shape == (12, 16, 3)
-    assert record["pixels"] == hashlib.sha256(b"(12, 16, 3)" + pixels.tobytes()).hexdigest()
-
-    digest = hashlib.sha256()
-    with safe_open(Path("../weights/irn-x4.safetensors"), framework="np") as file:
-        for name in sorted(file.keys()):  # not a mapping
-            tensor = file.get_tensor(name).astype("<f4")
-            digest.update(f"{name}[{', '.join(map(str, tensor.shape))}]".encode() + tensor.tobytes())
-    assert record["weights"] == digest.hexdigest()
-
-    (deflated,) = (data for kind, data in found if kind == b"irNa")
-    rows = np.frombuffer(zlib.decompress(deflated), np.uint8).reshape(47, 62)
-    assert np.array_equal(np.cumsum(rows, axis=0, dtype=np.uint8), alpha)
-
-    z = torch.zeros(1, 45, 12, 16)  # of all draws the one that both can make
-    y = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
-    with torch.inference_mode():
-        x = model.upscale(y, z)[0, :, :47, :62].mul(255).round().clamp(0, 255)
-    ours = Rescaler(model, "cpu", "fp32").upscale(read("small.png"), temperature=0.0).pixels
-    assert np.abs(x.permute(1, 2, 0).numpy() - ours).max() <= 1
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".tif"])

@@ -6,8 +6,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -179,13 +182,11 @@ server.stop()
 """
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    """A real S3 server on this machine."""
-    for name in ("s3fs", "moto", "flask_cors"):
-        pytest.importorskip(name, reason=f"{name} is not installed: pip install 'irn-cli[dev]'")
+@contextmanager
+def started(script: str) -> Iterator[str]:
+    """A server in a process of its own, which prints its address and serves until its standard input ends."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVER],
+        [sys.executable, "-c", script],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -194,6 +195,15 @@ def endpoint() -> Iterator[str]:
     assert process.stdout is not None
     yield process.stdout.readline().strip()
     process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """A real S3 server on this machine."""
+    for name in ("s3fs", "moto", "flask_cors"):
+        pytest.importorskip(name, reason=f"{name} is not installed: pip install 'irn-cli[dev]'")
+    with started(SERVER) as address:
+        yield address
 
 
 def test_a_batch_on_s3(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +258,78 @@ def test_a_batch_on_s3(endpoint: str, tmp_path: Path, monkeypatch: pytest.Monkey
     unknown = call(down)
     assert isinstance(unknown.exception, InputError)
     assert str(unknown.exception) == "s3://bucket/photos: Unable to locate credentials"
+
+
+GOOGLE = """
+import socket
+import sys
+from gcp_storage_emulator.server import create_server
+
+with socket.create_server(("127.0.0.1", 0)) as free:
+    port = free.getsockname()[1]
+with create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket"):
+    print(f"http://127.0.0.1:{port}", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def google(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server on this machine with the interface of Google Cloud Storage, and an empty bucket in it."""
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # else it asks for the bucket's kind, by gRPC
+    for name in ("gcsfs", "gcp_storage_emulator"):
+        pytest.importorskip(name, reason=f"{name} is not installed: pip install 'irn-cli[dev]'")
+    from fsspec.config import conf
+    from gcsfs import GCSFileSystem
+
+    with started(GOOGLE) as address:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        monkeypatch.setitem(conf, "gs", {"token": "anon"})
+        GCSFileSystem.clear_instance_cache()
+        yield address
+        GCSFileSystem.clear_instance_cache()
+
+
+def test_a_batch_on_google_cloud_storage(google: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IRN_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.chdir(tmp_path)
+    save_model(tmp_path / "weights" / "irn-x4.safetensors", make_tiny_model(4))
+
+    def request(path: str, data: bytes | None = None) -> bytes:
+        with urlopen(Request(f"{google}{path}", data), timeout=30) as answer:
+            return bytes(answer.read())
+
+    def put(name: str, data: bytes) -> None:
+        request(f"/upload/storage/v1/b/bucket/o?uploadType=media&name={quote(name, safe='')}", data)
+
+    for name in ("a b/one.png", "two.png"):
+        write(tmp_path / "photo.png", Picture(photo_like(22, 30, len(name))), overwrite=True)
+        put(f"photos/{name}", (tmp_path / "photo.png").read_bytes())
+    put("photos/broken.jpg", b"no picture")
+    call = partial(CliRunner().invoke, irn, standalone_mode=False)
+
+    down = ["downscale", "gs://bucket/photos", "-o", "gs://bucket/small", "--keep-latent"]
+    done = call([*down, "--json"])
+    assert done.return_value == 1, (done.output, done.exception)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["source"], row["status"]) for row in rows] == [
+        ("gs://bucket/photos/a b/one.png", "done"),
+        ("gs://bucket/photos/broken.jpg", "failed"),
+        ("gs://bucket/photos/two.png", "done"),
+    ]
+    listed = json.loads(request("/storage/v1/b/bucket/o?prefix=small/"))
+    assert [one["name"] for one in listed["items"]] == [
+        "small/a b/one_down4.latent.safetensors",
+        "small/a b/one_down4.png",
+        "small/two_down4.latent.safetensors",
+        "small/two_down4.png",
+    ]
+    assert "2 skipped, 1 failed" in call([*down, "--skip-existing"]).stderr
+    assert "2 skipped, 1 failed" in call([*down, "--update"]).stderr
+    large = call(["upscale", "gs://bucket/small/*.png", "-o", f"file://{tmp_path}/large"])
+    assert large.return_value == 0, (large.output, large.exception)
+    restored = read(tmp_path / "large" / "two_up4.png").pixels
+    assert np.array_equal(restored, photo_like(22, 30, len("two.png")))
 
 
 def test_paths_reach_the_workers_of_a_cluster(store: str) -> None:

@@ -14,6 +14,7 @@ from irn_cli.batch.work import Work
 from irn_cli.cluster import Cluster, JobFunction, Lost, WorkersChanged, run_jobs, unseen
 from irn_cli.device import tune_allocator
 from irn_cli.errors import Code, InputError, OutputError, UsageError
+from irn_cli.files import lock
 from irn_cli.inputs import STREAM
 from irn_cli.paths import exists, is_remote
 
@@ -71,7 +72,8 @@ def run_on_cluster(
 def _mark(outputs: Outputs, jobs: Sequence[Job]) -> Iterator[Path | None]:
     """Leave a file in the output directory meanwhile, by which a worker knows that it sees the same directory.
 
-    Else one that has a directory of that name on its own disk would write results there, and call them done.
+    Else one that has a directory of that name on its own disk would write results there, and call them done. The file
+    is locked: one that nobody holds is swept after a day, as what a killed run left behind.
     """
     if outputs.output is None or not jobs or is_remote(jobs[0].targets[0]):
         yield None  # results go into a store, or beside the inputs, which a worker must see anyway
@@ -80,11 +82,13 @@ def _mark(outputs: Outputs, jobs: Sequence[Job]) -> Iterator[Path | None]:
     mark = directory / f".irn-{secrets.token_hex(8)}.part"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        mark.touch(exist_ok=False)
+        stream = mark.open("xb")
     except OSError as error:
         raise OutputError(f"cannot write to {directory}: {error.strerror or error}") from error
     try:
-        yield mark
+        with stream:
+            lock(stream)
+            yield mark
     finally:
         mark.unlink(missing_ok=True)
 

@@ -16,7 +16,7 @@ from irn_cli.files import atomic_write
 from irn_cli.image import MAX_PIXELS, read, write
 from irn_cli.inputs import STREAM
 from irn_cli.latent import latent_path
-from irn_cli.paths import exists, remove, same_file
+from irn_cli.paths import byte_count, exists, remove, same_file
 from irn_cli.picture import Picture
 from irn_cli.record import Record
 from irn_cli.streams import standard_input, standard_output
@@ -105,5 +105,5 @@ def _removed(old: Path, new: Path) -> str:
 def size_of(source: Path) -> int | None:
     """Bytes of a file, where they can be told."""
     with suppress(OSError):
-        return None if source == STREAM else source.stat().st_size
+        return None if source == STREAM else byte_count(source)
     return None

@@ -43,6 +43,9 @@ REFINE: dict[str, Any] = {  # 10 iterations give most of what 30 do (benchmarks/
 }  # fmt: skip
 
 
+_DEVICES = ("auto", "cpu", "cuda", "mps")  # as a shell completes them
+
+
 def debugging() -> bool:
     return os.environ.get("IRN_DEBUG", "0") not in ("", "0")
 
@@ -191,6 +194,7 @@ class Device:
     """Where a network runs, and how."""
 
     device: str = option("Network", "--device", metavar="auto|cpu|cuda[:N]|mps", default="auto",
+        shell_complete=lambda _context, _parameter, typed: [name for name in _DEVICES if name.startswith(typed)],
         help="Where the network runs; mps, a Mac's GPU, in float32 and untested.")  # fmt: skip
     precision: str = option("Network", "--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto",
         help="Arithmetic of the convolutions; auto is bf16 where the hardware has it.")  # fmt: skip
