@@ -21,8 +21,9 @@ from pathlib import Path
 from commands import scatter
 from engine import describe_machine, header, row
 
-from irn_cli.batch.outputs import Outputs
-from irn_cli.batch.plan import Job, Outcome, check_outputs, plan_downscale
+from irn_cli.batch.jobs import Job, Outcome
+from irn_cli.batch.outputs import Outputs, check_outputs
+from irn_cli.batch.plan import plan_downscale
 from irn_cli.cluster import Cluster, WorkersChanged, run_jobs
 from irn_cli.inputs import find_pictures
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from irn_cli.batch.plan import Job, Result
+from irn_cli.batch.jobs import Job, Result
 from irn_cli.batch.work import Product, Work
 from irn_cli.engine import Progress
 from irn_cli.errors import IrnError

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from irn_cli.batch.jobs import Job, Outcome, Result
 from irn_cli.batch.line import SMALL, Progressed, run
 from irn_cli.batch.outputs import Outputs
-from irn_cli.batch.plan import Job, Outcome, Result
 from irn_cli.batch.storage import Storage
 from irn_cli.batch.work import Downscaler, Product, Upscaler, Work
 from irn_cli.engine import Progress

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from irn_cli.batch.outputs import Outputs
-from irn_cli.batch.plan import Job, Outcome, check_output, plan_downscale, plan_upscale, share
+from irn_cli.batch.jobs import Job, Outcome
+from irn_cli.batch.outputs import Outputs, check_output
+from irn_cli.batch.plan import plan_downscale, plan_upscale, share
 from irn_cli.errors import Code, InputError, UsageError
 from irn_cli.image import Header, write
 from irn_cli.inputs import STREAM, Input

@@ -12,8 +12,8 @@ import pytest
 from rich.cells import cell_len
 from rich.progress import Progress, TaskID
 
+from irn_cli.batch.jobs import Outcome, Result
 from irn_cli.batch.line import Events, Progressed
-from irn_cli.batch.plan import Outcome, Result
 from irn_cli.batch.progress import Shares, follow
 from irn_cli.cluster import WorkersChanged
 from irn_cli.errors import Code

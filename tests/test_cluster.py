@@ -24,8 +24,8 @@ from click.testing import CliRunner
 from irn_cli import cluster as cluster_module
 from irn_cli import ray_driver
 from irn_cli.batch.cluster import _mark, run_on_cluster
+from irn_cli.batch.jobs import Job, Outcome
 from irn_cli.batch.outputs import Outputs
-from irn_cli.batch.plan import Job, Outcome
 from irn_cli.batch.progress import follow
 from irn_cli.batch.storage import Storage
 from irn_cli.cli import irn

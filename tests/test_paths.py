@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from irn_cli.batch.jobs import Job, Outcome
 from irn_cli.batch.line import run
-from irn_cli.batch.outputs import Existing, Outputs
-from irn_cli.batch.plan import Job, Outcome, check_outputs, plan_downscale, plan_upscale
+from irn_cli.batch.outputs import Existing, Outputs, check_outputs
+from irn_cli.batch.plan import plan_downscale, plan_upscale
 from irn_cli.batch.storage import Storage
 from irn_cli.batch.work import Downscaler, Upscaler
 from irn_cli.cli import irn

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from irn_cli.batch.cluster import run_on_cluster
+from irn_cli.batch.jobs import Job, Outcome
 from irn_cli.batch.outputs import Outputs
-from irn_cli.batch.plan import Job, Outcome
 from irn_cli.batch.storage import Storage
 from irn_cli.cluster import Cluster, Lost, WorkersChanged, run_jobs
 from irn_cli.errors import Code, IrnError
@@ -237,7 +237,7 @@ import sys
 from pathlib import Path
 from irn_cli.batch.cluster import run_on_cluster
 from irn_cli.batch.outputs import Outputs
-from irn_cli.batch.plan import Job
+from irn_cli.batch.jobs import Job
 from irn_cli.cluster import Cluster
 from irn_cli.cli import irn, main
 from tests.ray_work import load_copy

@@ -6,9 +6,9 @@ from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
+from irn_cli.batch.jobs import Job, Outcome
 from irn_cli.batch.line import Events, run
 from irn_cli.batch.outputs import Outputs
-from irn_cli.batch.plan import Job, Outcome
 from irn_cli.batch.storage import Storage
 from irn_cli.batch.work import Work
 from irn_cli.cluster import Cluster, JobFunction, Lost, WorkersChanged, run_jobs, unseen
@@ -31,7 +31,7 @@ def run_on_cluster(
     one thrown into it, which is raised again after the outcomes that are known by then.
 
     Args:
-        plan: what is to be done, and outcomes that are clear already (`plan.check_outputs`).
+        plan: what is to be done, and outcomes that are clear already (`outputs.check_outputs`).
         load_work: called in each worker, for what to do with each picture; picklable.
         storage: where pictures come from and results go: all nodes must see both under the same names.
         cluster: where the workers run.

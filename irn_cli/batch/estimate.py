@@ -8,8 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from irn_cli.batch.jobs import Job, Outcome
 from irn_cli.batch.line import Events
-from irn_cli.batch.plan import Job, Outcome
 from irn_cli.batch.progress import Shares, human_bytes, human_time
 from irn_cli.cluster import WorkersChanged
 from irn_cli.errors import Code

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from irn_cli.batch.plan import Job, Outcome, Result, check_output, failure
+from irn_cli.batch.jobs import Job, Outcome, Result, failure
+from irn_cli.batch.outputs import check_output
 from irn_cli.batch.storage import Storage, Written, size_of
 from irn_cli.batch.work import Report, Work
 from irn_cli.canvas import HUGE
@@ -59,7 +60,7 @@ def run(
     one thrown into it, does the same, and is raised again after the outcomes of what was finished.
 
     Args:
-        plan: what is to be done, and outcomes that are clear already (`plan.check_outputs`).
+        plan: what is to be done, and outcomes that are clear already (`outputs.check_outputs`).
         work: what to do with each picture.
         storage: where pictures come from and results go.
         at_once: how many small pictures are worked on at the same time, in threads that share torch's.

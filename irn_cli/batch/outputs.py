@@ -1,14 +1,17 @@
-"""Where the results of a batch go, and what they are called: `-o`, `--name`, `--format`, `--force` and the like."""
+"""Where results go, what they are called, and which may be written: `-o`, `--name`, `--format`, `--force` ..."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from irn_cli.errors import UsageError
+from irn_cli.batch.jobs import Job, Outcome, failure
+from irn_cli.errors import Code, UsageError
+from irn_cli.files import require_writable
 from irn_cli.formats.known import FORMATS, Format, FormatName, is_written, plugin, written_as
 from irn_cli.inputs import STREAM, Input
-from irn_cli.paths import is_directory, to_path
+from irn_cli.paths import exists, is_directory, is_remote, map_paths, modified, to_path
 
 Existing = Literal["refuse", "skip", "update", "replace"]  # update: replaced where the input is newer, else skipped
 
@@ -77,3 +80,49 @@ class Outputs:
         if many or self.original_names or self.output.endswith(("/", os.sep)) or is_directory(output):
             return output.joinpath(*source.place.parts, name)
         return output
+
+
+def check_outputs(plan: Sequence[Job | Outcome], outputs: Outputs) -> list[Job | Outcome]:
+    """`check_output` for each item of a plan."""
+    remote = any(is_remote(target) for item in plan if isinstance(item, Job) for target in item.targets)
+    return map_paths(lambda item: check_output(item, outputs), plan, remote=remote)
+
+
+def check_output(item: Job | Outcome, outputs: Outputs) -> Job | Outcome:
+    """A job, or its outcome where what it would write is there already, or cannot be written."""
+    if isinstance(item, Outcome):
+        return item
+    targets = [target for target in item.targets if target != STREAM]
+    try:
+        there = [target for target in targets if exists(target)]
+    except OSError as error:
+        return failure(item.source, error)
+    outdated = bool(there) and outputs.existing in ("skip", "update") and _is_newer(item.source, there)
+    if there and not (outputs.overwrite and (outdated or outputs.existing == "replace")):
+        if outputs.existing == "refuse":
+            reason = f"{there[0]} exists already (--force replaces it, --skip-existing skips it)"
+            return Outcome(item.source, "failed", Code.EXISTS, reason)
+        if len(there) == len(item.targets) or item.one_of:
+            reason = f"{there[0]} exists already"
+            if not outdated:
+                return Outcome(item.source, "skipped", Code.EXISTS, reason)
+            reason += f", but {item.source} has changed since: --update renews it"
+            return Outcome(item.source, "skipped", Code.OUTDATED, reason)
+        if item.together and not outputs.overwrite:
+            missing = next(target for target in item.targets if target not in there)
+            reason = f"{there[0]} exists already, without {missing} that belongs to it (--force makes both)"
+            return Outcome(item.source, "failed", Code.INCOMPLETE, reason)
+    try:
+        for target in {*there, *sorted(targets, key=lambda target: len(target.name))[-1:]}:  # all in one directory
+            require_writable(target, overwrite=True)
+    except Exception as error:  # whatever it is, it is this one's
+        return failure(item.source, error)
+    return item
+
+
+def _is_newer(source: Path, files: Sequence[Path]) -> bool:
+    """Whether a file has changed since one of the others has."""
+    try:
+        return source != STREAM and modified(source) > min(modified(file, follow_links=False) for file in files)
+    except OSError:
+        return False

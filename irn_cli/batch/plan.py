@@ -2,89 +2,19 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
 
+from irn_cli.batch.jobs import Job, Outcome, failure
 from irn_cli.batch.outputs import Outputs
-from irn_cli.errors import Code, InputError, IrnError, UsageError, explain
-from irn_cli.files import require_writable
+from irn_cli.errors import Code, InputError, IrnError, UsageError
 from irn_cli.formats.known import FORMATS, FormatName, is_written, unreadable, without_suffix
 from irn_cli.image import peek
 from irn_cli.inputs import STREAM, Input, identifier
 from irn_cli.latent import latent_path
-from irn_cli.metrics import finite
-from irn_cli.paths import exists, is_remote, map_paths, modified
+from irn_cli.paths import is_remote, map_paths
 from irn_cli.record import Record
-
-
-@dataclass(frozen=True)
-class Job:
-    """One picture to be worked on."""
-
-    source: Path
-    targets: tuple[Path, ...]  # all that may be written for it
-    pixels: int = 0  # of the large pictures, made small or to be made, as far as known
-    together: bool = False  # whether the targets are of use only with each other: a picture and its latent
-    one_of: bool = False  # whether only one of the targets will be written: that of the factor that is good enough;
-    # where results are replaced, it replaces the others, too
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Result:
-    """What is known of a picture that was worked on; None is not known, or was not asked for."""
-
-    input_size: tuple[int, int] | None = None  # (width, height), pixels
-    output_size: tuple[int, int] | None = None
-    psnr_y: float | None = None  # of the restored picture against its original, dB; infinite where nothing differs
-    psnr_rgb: float | None = None
-    unrefined_psnr_y: float | None = None  # of a refined picture: what it would be without
-    unrefined_psnr_rgb: float | None = None
-    delta_e: float | None = None  # CIEDE2000 of the small picture from bicubic, mean over its pixels
-    delta_e_95: float | None = None  # the same, 95th percentile
-    latent_bytes: int | None = None  # of the file with which the original comes back bit for bit
-    seconds: float | None = None
-    warnings: tuple[str, ...] = ()
-    input_bytes: int | None = None  # of the file that was read
-    output_bytes: int | None = None  # of all files that were written
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one input."""
-
-    source: Path
-    status: Literal["done", "skipped", "failed"]
-    code: Code
-    reason: str = ""  # why it was skipped, or failed
-    outputs: tuple[Path, ...] = ()  # what was written
-    result: Result = Result()
-    traceback: str = ""  # of the error by which it failed
-
-    def as_json(self) -> dict[str, Any]:
-        """The outcome as one JSON object, which has what is known of the result; an infinite PSNR is null."""
-        result = {name: value for name, value in asdict(self.result).items() if value is not None}
-        return {
-            "source": str(self.source),
-            "status": self.status,
-            "code": self.code,
-            "reason": self.reason,
-            "outputs": [str(path) for path in self.outputs],
-            **finite(result),
-        }
-
-
-class Skip(IrnError):  # noqa: N818  # not an error: the user asked for it
-    """Raised by work on a picture that the user asked to leave out."""
-
-
-def failure(source: Path, error: Exception) -> Outcome:
-    """The outcome of an input that met an error."""
-    code, reason = explain(error)
-    return Outcome(source, "skipped" if isinstance(error, Skip) else "failed", code, reason)
-
 
 # Decides on an input, given an ending for the stem of its result.
 Decide = Callable[[Input, str], Job | Outcome]
@@ -305,49 +235,3 @@ def _attempt(source: Input, decide: Decide, ending: str = "") -> Job | Outcome:
 def share(plan: Sequence[Job | Outcome], index: int, count: int) -> list[Job | Outcome]:
     """Every count-th item from the index-th (from 1): the shares of 1 to N are the whole."""
     return list(plan[index - 1 :: count])
-
-
-def check_outputs(plan: Sequence[Job | Outcome], outputs: Outputs) -> list[Job | Outcome]:
-    """`check_output` for each item of a plan."""
-    remote = any(is_remote(target) for item in plan if isinstance(item, Job) for target in item.targets)
-    return map_paths(lambda item: check_output(item, outputs), plan, remote=remote)
-
-
-def check_output(item: Job | Outcome, outputs: Outputs) -> Job | Outcome:
-    """A job, or its outcome where what it would write is there already, or cannot be written."""
-    if isinstance(item, Outcome):
-        return item
-    targets = [target for target in item.targets if target != STREAM]
-    try:
-        there = [target for target in targets if exists(target)]
-    except OSError as error:
-        return failure(item.source, error)
-    outdated = bool(there) and outputs.existing in ("skip", "update") and _is_newer(item.source, there)
-    if there and not (outputs.overwrite and (outdated or outputs.existing == "replace")):
-        if outputs.existing == "refuse":
-            reason = f"{there[0]} exists already (--force replaces it, --skip-existing skips it)"
-            return Outcome(item.source, "failed", Code.EXISTS, reason)
-        if len(there) == len(item.targets) or item.one_of:
-            reason = f"{there[0]} exists already"
-            if not outdated:
-                return Outcome(item.source, "skipped", Code.EXISTS, reason)
-            reason += f", but {item.source} has changed since: --update renews it"
-            return Outcome(item.source, "skipped", Code.OUTDATED, reason)
-        if item.together and not outputs.overwrite:
-            missing = next(target for target in item.targets if target not in there)
-            reason = f"{there[0]} exists already, without {missing} that belongs to it (--force makes both)"
-            return Outcome(item.source, "failed", Code.INCOMPLETE, reason)
-    try:
-        for target in {*there, *sorted(targets, key=lambda target: len(target.name))[-1:]}:  # all in one directory
-            require_writable(target, overwrite=True)
-    except Exception as error:  # whatever it is, it is this one's
-        return failure(item.source, error)
-    return item
-
-
-def _is_newer(source: Path, files: Sequence[Path]) -> bool:
-    """Whether a file has changed since one of the others has."""
-    try:
-        return source != STREAM and modified(source) > min(modified(file, follow_links=False) for file in files)
-    except OSError:
-        return False

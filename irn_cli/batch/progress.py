@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from irn_cli.batch.plan import Outcome
+from irn_cli.batch.jobs import Outcome
 from irn_cli.cluster import Throughput, WorkersChanged
 from irn_cli.errors import Code, one_line
 

@@ -6,8 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from irn_cli.batch.jobs import Job
 from irn_cli.batch.outputs import Outputs
-from irn_cli.batch.plan import Job
 from irn_cli.batch.work import Copy, Product
 from irn_cli.canvas import HUGE
 from irn_cli.device import trim_memory

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irn_cli import mark
-from irn_cli.batch.plan import Job, Result, Skip
+from irn_cli.batch.jobs import Job, Result, Skip
 from irn_cli.canvas import Pixels
 from irn_cli.engine import Progress
 from irn_cli.errors import Code, InputError, UsageError, WeightsError

@@ -14,9 +14,9 @@ from irn_cli.errors import InputError, UsageError, one_line
 from irn_cli.streams import standard_input, standard_output
 
 if TYPE_CHECKING:
+    from irn_cli.batch.jobs import Job, Outcome
     from irn_cli.batch.line import Events
     from irn_cli.batch.outputs import Existing, Outputs
-    from irn_cli.batch.plan import Job, Outcome
     from irn_cli.batch.storage import Storage
     from irn_cli.batch.work import Work
     from irn_cli.inputs import Input
@@ -99,7 +99,9 @@ def find_inputs(options: BatchOptions) -> "list[Input]":
 
 def run_plan(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: BatchOptions) -> int:
     """Work through a plan and show it; the exit status. Torch is loaded only where there is something left to do."""
-    from irn_cli.batch.plan import Job, Outcome, check_outputs, share
+    from irn_cli.batch.jobs import Job, Outcome
+    from irn_cli.batch.outputs import check_outputs
+    from irn_cli.batch.plan import share
     from irn_cli.batch.progress import follow
     from irn_cli.inputs import parse_shard
 
@@ -147,8 +149,8 @@ def _line(work: "Callable[[], Work]", options: BatchOptions) -> "Callable[..., E
 def _forecast(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: BatchOptions) -> int:
     """Say what a plan would do, and take; the exit status."""
     from irn_cli.batch.estimate import count, describe, estimate
+    from irn_cli.batch.jobs import Job, Outcome
     from irn_cli.batch.outputs import Outputs
-    from irn_cli.batch.plan import Job, Outcome
 
     jobs = [item for item in plan if isinstance(item, Job)]
     failed = [item for item in plan if isinstance(item, Outcome) and item.status == "failed"]
