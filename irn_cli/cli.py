@@ -1,16 +1,19 @@
 """The `irn` command: what all its commands share, and how a call ends.
 
 This is the one place that turns errors into exit statuses: 0 all done, 1 some input failed, 2 wrong usage, 130
-interrupted. The commands are in `irn_cli.commands`; their bodies are thin and import what they need, so that `irn
+interrupted (143 by SIGTERM, 129 by a terminal that is closed). The commands are in `irn_cli.commands`; their bodies are thin and import what they need, so that `irn
 --help` is quick and loads no torch.
 """
 
 import gc
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -34,13 +37,15 @@ def main() -> None:
         warnings.simplefilter("ignore")  # what libraries have to say reaches the user as our warnings and failures
     logging.getLogger().addHandler(logging.NullHandler())  # likewise what they log, which else is printed
     try:
-        status = irn.main(standalone_mode=False)
+        with _ended_by_signals():
+            status = irn.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         status = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as error:
         click.echo("irn: interrupted", err=True)
-        status = 130
+        cause = error.__cause__ or error  # click makes an Abort of it
+        status = 128 + (cause.number if isinstance(cause, _Ended) else signal.SIGINT)
     except BrokenPipeError:  # whoever read our output has enough
         sys.stderr.close()
         status = 1
@@ -55,6 +60,32 @@ def main() -> None:
     if "WORLD_SIZE" not in os.environ:  # under torchrun, what such cycles hold has threads to be ended
         gc.freeze()  # else the interpreter, ending, searches all of torch for cycles: a quarter of a second
     sys.exit(_flushed(status or 0))
+
+
+class _Ended(KeyboardInterrupt):
+    """A signal that asks to end, which is answered as Ctrl-C is: what is being written is finished."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Within this scope SIGTERM, and SIGHUP unless `nohup` has it ignored, raise `_Ended`."""
+
+    def end(number: int, _frame: object) -> None:
+        raise _Ended(number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # no SIGHUP on Windows
+    heeded = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in heeded:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in heeded:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _flushed(status: int) -> int:

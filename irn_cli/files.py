@@ -154,6 +154,9 @@ def require_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -
 def _require_free(target: Path, overwrite: bool) -> None:
     if target.is_dir():
         raise OutputError(f"cannot write {target}: it is a directory")
+    # Root would replace /dev/null for every program, or the link /dev/stdout, which may lead to a file.
+    if (target.exists() and not target.is_file()) or (target.is_symlink() and "/proc/" in str(target.readlink())):
+        raise OutputError(f"cannot write {target}: it is a device, a pipe or a socket, not a file")
     if not overwrite and _is_there(target):
         raise _taken(target)
 
