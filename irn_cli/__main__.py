@@ -16,7 +16,7 @@ def main() -> None:
     heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else it was started to ignore Ctrl-C
     if heeded:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.stderr = Diagnostics(sys.stderr or Path(os.devnull).open("w"))  # type: ignore[assignment]  # None: it is closed
+    sys.stderr = Diagnostics(sys.stderr or Path(os.devnull).open("w"))  # noqa: SIM115  # None where it is closed
     from irn_cli import cli
 
     if heeded:

@@ -1,8 +1,8 @@
 """The `irn` command: what all its commands share, and how a call ends.
 
 This is the one place that turns errors into exit statuses: 0 all done, 1 some input failed, 2 wrong usage, 130
-interrupted (143 by SIGTERM, 129 by a terminal that is closed). The commands are in `irn_cli.commands`; their bodies are thin and import what they need, so that `irn
---help` is quick and loads no torch.
+interrupted (143 by SIGTERM, 129 by a terminal that is closed). The commands are in `irn_cli.commands`; their bodies are
+thin and import what they need, so that `irn --help` is quick and loads no torch.
 """
 
 import gc

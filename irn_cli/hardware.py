@@ -41,7 +41,7 @@ def parse_memory(text: str) -> int:
     Raises:
         UsageError: the text is no size.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
     if not match or match[2] not in _UNITS:
         raise UsageError(f"{text!r} is not a memory size: expected something like 2GB or 500MB")
     return int(float(match[1]) * _UNITS[match[2]])

@@ -1,6 +1,7 @@
 """The files that a command line means: names, directories, patterns, lists, standard input; and which share of them."""
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -215,10 +216,10 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
             raise UsageError(f"--shard slurm: expected whole numbers in {', '.join(names)}") from None
         index = (task - first) // max(step, 1) + 1
     else:
-        left, slash, right = text.partition("/")
-        if not (slash and left.isdecimal() and right.isdecimal()):
+        match = re.fullmatch(r"(\d{1,18})/(\d{1,18})", text)
+        if not match:
             raise UsageError(f"--shard {text}: expected I/N, as 1/8, or slurm")
-        index, count = int(left), int(right)
+        index, count = int(match[1]), int(match[2])
     if not 1 <= index <= count:
         raise UsageError(f"--shard {text}: expected a share from 1 to {count}, not {index}")
     return index, count

@@ -9,6 +9,7 @@ import errno
 import io
 import os
 import posixpath
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -96,9 +97,29 @@ def below(path: Path, directory: Path) -> Path:
     return Path(posixpath.relpath(str(path), str(directory))) if is_remote(path) else path.relative_to(directory)
 
 
+def real_path(path: Path) -> Path:
+    """A path without links and without `..`; where links lead in circles, as far as that goes."""
+    return Path(os.path.realpath(path))  # `Path.resolve` raises RuntimeError on circles, before Python 3.13
+
+
+def require_file(path: Path) -> None:
+    """Refuse to read what may never end, or never begin: a device, or a pipe that waits for a program to write into it.
+
+    A shell's `<(command)` is a pipe too, but one that is open already.
+
+    Raises:
+        OSError: the path is none that can be read as a file, or does not exist.
+    """
+    mode = path.stat().st_mode
+    is_open = os.path.realpath(path).startswith(("/proc/", "/dev/fd/"))
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or (stat.S_ISFIFO(mode) and is_open)):
+        raise OSError(errno.EINVAL, "it is a device, a pipe or a socket, not a file", str(path))
+
+
 def open_file(path: Path, *, whole: bool = True) -> BinaryIO:
     """Open a file for reading: `whole` if all of it will be read, which a store then gives at one request."""
     if not is_remote(path):
+        require_file(path)
         return path.open("rb")
     if whole:
         return io.BytesIO(_ask(path, "cat_file"))

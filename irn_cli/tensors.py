@@ -87,7 +87,7 @@ class TensorFormat:
 
 def _require_readable(path: Path) -> None:
     """Raise the `OSError` that safetensors reports as a missing file, whatever it is."""
-    with path.open("rb"):
+    with open_file(path):
         pass
 
 
@@ -112,8 +112,8 @@ def read_state_dict(path: Path) -> "dict[str, Tensor]":
     from safetensors.torch import load_file
 
     try:
+        _require_readable(path)
         if path.suffix == ".safetensors":
-            _require_readable(path)
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

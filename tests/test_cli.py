@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -39,6 +40,23 @@ def test_version_names_torch_device_and_weights() -> None:
     assert lines[0].startswith("irn ")
     assert lines[1].startswith(f"torch {torch.__version__}, device ")
     assert "irn-x4 (revision" in lines[2]
+
+
+def test_ctrl_c_before_anything_is_loaded_ends_it_without_a_word() -> None:
+    code = """if True:
+        import signal, sys
+        from irn_cli import __main__ as irn
+
+        class Interrupted:
+            def find_spec(name, path, target=None):
+                if name == "irn_cli.cli":
+                    signal.raise_signal(signal.SIGINT)
+
+        sys.meta_path.insert(0, Interrupted)
+        irn.main()
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_an_expected_failure_is_one_line_and_status_1(tmp_path: Path) -> None:

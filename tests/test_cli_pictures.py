@@ -749,10 +749,28 @@ def test_lists_with_zero_bytes_are_told_of_the_option(run: Run) -> None:
     ended(run("downscale a.png --files-from - -o out/", **listed), 1, told="1 done, 1 failed")
 
 
-def test_an_empty_output_is_wrong_usage(run: Run) -> None:
+@pytest.mark.parametrize("option", ["-o", "-m", "--name", "--shard", "--files-from", "--memory"])
+def test_an_empty_value_is_wrong_usage(run: Run, option: str) -> None:
     photo("a.png")
-    ended(run(["downscale", "a.png", "-o", ""]), 2, told="-o '': expected a file or a directory")
+    ended(run(["downscale", "a.png", option, ""]), 2, told="expected a value, not an empty one")
     assert files() == ["a.png"]
+
+
+def test_pipes_and_devices_are_told_and_do_not_stop_the_rest(run: Run) -> None:
+    photo("a.png")
+    os.mkfifo("b.png")
+    ended(run("downscale --files-from - -o out/", input="b.png\n/dev/zero\na.png\n"), 1, told="1 done, 2 failed")
+    ended(run("downscale a.png -o b.png --force"), 1, told="b.png: it is a device, a pipe or a socket, not a file")
+    ended(run("downscale --files-from b.png"), 1, told="cannot read b.png: it is a device, a pipe or a socket")
+    ended(run("upscale out/a_down4.png --latent b.png"), 1, told="cannot read b.png: it is a device, a pipe")
+    assert Path("b.png").is_fifo()
+
+
+def test_a_list_from_a_shells_pipe_is_read() -> None:
+    photo("a.png")
+    command = f"{sys.executable} -m irn_cli downscale --files-from <(echo a.png)"
+    done = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
 
 
 def test_a_scale_that_is_not_the_pictures_own_is_refused(run: Run) -> None:
@@ -1069,13 +1087,14 @@ def wait_for_first(process: subprocess.Popen[str]) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("many_pictures")
-def test_interruption_is_quick_and_leaves_whole_files_only() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interruption_is_quick_and_leaves_whole_files_only(number: signal.Signals) -> None:
     process = start("downscale", "in", "-o", "out")
     next(wait_for_first(process))
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     begin = time.monotonic()
     output, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert time.monotonic() - begin < 5
     assert errors.endswith("irn: interrupted\n")
     assert "Traceback" not in errors
@@ -1119,6 +1138,20 @@ def test_streams_that_are_closed_or_full_are_one_line(command: str, closed: str,
     command = f"unset PYTHONUNBUFFERED; {command.replace('irn', f'{sys.executable} -m irn_cli', 1)} {closed}"
     done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, f"{told}\n")
+
+
+@pytest.mark.parametrize("stream", ["2>/dev/full", "2>&-", "2>&1 | true", "2</dev/null"])
+def test_messages_that_nobody_gets_stop_nothing(stream: str) -> None:
+    for name in "abc":
+        photo(f"in/{name}.png")
+    command = f"set -o pipefail; {sys.executable} -m irn_cli downscale in -o out {stream}"
+    done = subprocess.run(["bash", "-c", command], check=False)
+    assert done.returncode == 0
+    assert [name for name in files() if "out" in name] == [f"out/{name}_down4.png" for name in "abc"]
+    wrong = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {sys.executable} -m irn_cli nonsense {stream}"], check=False
+    )
+    assert wrong.returncode == 2
 
 
 def test_several_runs_into_one_folder_share_the_work() -> None:

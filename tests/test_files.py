@@ -97,6 +97,20 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
         pass
 
 
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    """Nor a link to an open stream, as /dev/stdout is one."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "stream").symlink_to("/proc/self/fd/0")
+    for name in ("pipe", "link", "stream"):
+        for attempt in (require_writable, lambda path, **options: atomic_write(path, **options).__enter__()):
+            with pytest.raises(OutputError, match="it is a device, a pipe or a socket, not a file"):
+                attempt(tmp_path / name, overwrite=True)
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe", "stream"]
+
+
 def test_checking_a_place_beforehand_writes_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     require_writable(tmp_path / "new" / "deep" / "a.txt")

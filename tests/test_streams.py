@@ -1,12 +1,13 @@
 """The standard streams, open and closed."""
 
 import io
+import os
 import sys
 
 import pytest
 
 from irn_cli.errors import InputError, OutputError
-from irn_cli.streams import standard_input, standard_output
+from irn_cli.streams import Diagnostics, standard_input, standard_output
 
 
 def test_standard_input_is_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,3 +28,14 @@ def test_closed_ones_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         standard_input()
     with pytest.raises(OutputError, match="standard output is closed"):
         standard_output()
+
+
+def test_diagnostics_are_silent_once_they_cannot_be_written() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stream:  # noqa: PTH123
+        diagnostics = Diagnostics(stream)
+        for _ in range(2):
+            assert diagnostics.write("told\n") == 5
+            diagnostics.flush()
+        assert diagnostics.encoding == stream.encoding

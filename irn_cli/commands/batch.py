@@ -62,8 +62,6 @@ class BatchOptions(Runner):
             raise UsageError("--force, --skip-existing and --update exclude each other")
         if self.quiet and self.verbose:
             raise UsageError("--quiet and --verbose exclude each other")
-        if self.output == "":
-            raise UsageError("-o '': expected a file or a directory")
         if self.as_json or self.output == "-":
             standard_output()
 

@@ -24,8 +24,17 @@ if TYPE_CHECKING:
     from irn_cli.metrics import Metric
 
 
+class _Path(click.Path):
+    """A path; an empty one would be that of the current directory."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if value == "":
+            self.fail("expected a path, not an empty one.", parameter, context)
+        return super().convert(value, parameter, context)
+
+
 NAME = click.Path(readable=False)  # lets names of files be completed; whoever reads one says what is wrong with it
-PATH = click.Path(readable=False, path_type=Path)
+PATH = _Path(readable=False, path_type=Path)
 SCALES = click.Choice([2, 4, 8])
 Section = Literal["Inputs", "Pictures", "Outputs", "Network", "Runner", "Latent", "Methods", "Protocol", "Recipe",
                   "Run", "Checks", "Results", "Messages"]  # fmt: skip
@@ -110,11 +119,19 @@ class Weights(click.Path):
 
 
 class _Option(click.Option):
-    """An option that the help shows in a section, with a default in words as it stands, and without its range."""
+    """An option that the help shows in a section, with a default in words as it stands, and without its range.
+
+    An empty value is refused: it comes from a shell's variable that is not set, and would pass for no option at all.
+    """
 
     def __init__(self, *arguments: Any, section: Section, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.section = section
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        if self.flag_value != "" and "" in (value if isinstance(value, list | tuple) else [value]):
+            raise click.BadParameter("expected a value, not an empty one.", ctx, self)
+        return super().type_cast_value(ctx, value)
 
     def get_help_extra(self, ctx: click.Context) -> "OptionHelpExtra":
         extra = super().get_help_extra(ctx)

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from irn_cli.console import plain_table, wide_console
 from irn_cli.errors import InputError
+from irn_cli.paths import open_file
 
 _RESAMPLES = 10_000
 _AT_ONCE = 1 << 22  # numbers drawn at a time
@@ -65,7 +66,8 @@ def read_results(path: Path) -> dict[str, Any]:
         InputError: the file cannot be read, or is something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        with open_file(path) as stream:
+            found = json.load(stream)
         for row in found["pictures"]:
             row["method"], row["dataset"], row["name"]
         for metric in found["protocol"]["metrics"]:
@@ -74,7 +76,7 @@ def read_results(path: Path) -> dict[str, Any]:
             method["name"]
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is not what irn eval --json writes") from error
     return found  # type: ignore[no-any-return]
 

@@ -13,6 +13,7 @@ from irn_cli.errors import InputError, IrnError, UsageError
 from irn_cli.image import peek, read
 from irn_cli.inputs import walk
 from irn_cli.metrics import WINDOW
+from irn_cli.paths import real_path
 from irn_cli.picture import Picture
 
 # The papers measure a picture of one channel as it is. Copies of this one in a format without grey (WebP) no longer
@@ -73,7 +74,7 @@ def find_data_set(directory: Path, name: str | None = None, *, include_own: bool
         raise UsageError(f"no pictures in {directory} but those that irn made; include-own takes them")
     left_out = frozenset(own)
     pictures = tuple(path for path in found if path not in left_out)
-    return DataSet(name or directory.resolve().name, directory, pictures, own)
+    return DataSet(name or real_path(directory).name, directory, pictures, own)
 
 
 def _is_own(path: Path) -> bool:
@@ -89,7 +90,7 @@ def find_data_sets(directories: Sequence[Path], *, include_own: bool = False) ->
     Raises:
         UsageError: one is no folder, has no picture in it, or is given twice.
     """
-    names = unambiguous([path.resolve().name for path in directories], [str(path) for path in directories])
+    names = unambiguous([real_path(path).name for path in directories], [str(path) for path in directories])
     pairs = zip(directories, names, strict=True)
     return [find_data_set(path, name, include_own=include_own) for path, name in pairs]
 

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from irn_cli.device import ieee_float32, resolve_device
 from irn_cli.errors import DeviceError, InputError, UsageError
 from irn_cli.hardware import parse_memory, physical_memory
+from irn_cli.paths import require_file
 
 _OVERLAP = 32  # small pixels that a tile sees beyond its own, to each side
 _PROBE = 64  # side of the picture on which a network's need of memory is measured, small pixels
@@ -94,6 +95,7 @@ def load_upscaler(path: Path, device: str = "auto", memory: str | int | None = N
             f"pip install 'irn-cli[spandrel]' brings both ({error})"
         ) from error
     try:
+        require_file(path)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         found = spandrel.ModelLoader(where).load_from_file(path)

@@ -22,6 +22,7 @@ from irn_cli.errors import InputError, IrnError
 from irn_cli.files import atomic_write, lock
 from irn_cli.hardware import physical_memory
 from irn_cli.image import read
+from irn_cli.paths import real_path
 
 _KEPT_SECONDS = 30 * 24 * 3600  # how long decoded pictures are kept that no run uses
 
@@ -143,7 +144,7 @@ def picture_stamp(paths: Sequence[Path], scale: int, smallest: int) -> str:
     for path in paths:
         try:
             status = path.stat()
-            found: tuple[object, ...] = (str(path.resolve()), status.st_size, status.st_mtime_ns)
+            found: tuple[object, ...] = (str(real_path(path)), status.st_size, status.st_mtime_ns)
         except OSError as error:  # it will be left out: a link that leads nowhere, a folder that may not be searched
             found = (str(path), error.errno)
         digest.update(repr(found).encode())

@@ -19,6 +19,7 @@ from irn_cli.evaluation.dataset import DataSet, find_data_set, load
 from irn_cli.files import atomic_write, lock, require_writable
 from irn_cli.hardware import parse_memory, physical_memory
 from irn_cli.model import IRN
+from irn_cli.paths import real_path
 from irn_cli.train import checkpoint as checkpoints
 from irn_cli.train import request as requests
 from irn_cli.train.checkpoint import Checkpoint, load_checkpoint
@@ -172,7 +173,7 @@ def prepare(request: Request) -> TrainingJob:
             limits.seconds / left if limits.seconds and left else None
         ),
         found=found,
-        branched=request.resume if request.resume and run.resolve() != request.resume.resolve() else None,
+        branched=request.resume if request.resume and real_path(run) != real_path(request.resume) else None,
     )
 
 
@@ -180,7 +181,7 @@ def _continue(request: Request, resumed: Path) -> tuple[Checkpoint, IRN, Recipe,
     """A run's own network and recipe, the recipe with what this request changes."""
     checkpoint = load_checkpoint(resumed)
     run = request.run or resumed
-    same = run.resolve() == resumed.resolve()
+    same = real_path(run) == real_path(resumed)
     if request.anneal is not None:
         if same:
             raise UsageError("--anneal leaves the run as it is: name the directory of the new one with -o")
@@ -250,7 +251,7 @@ def _remarks(
     request: Request, recipe: Recipe, training: list[Path], pictures: Pictures, validation: DataSet | None
 ) -> list[str]:
     lines = []
-    if validation and not {path.resolve() for path in training}.isdisjoint(map(Path.resolve, validation.pictures)):
+    if validation and not {real_path(path) for path in training}.isdisjoint(map(real_path, validation.pictures)):
         lines.append("validation uses pictures that are trained on: other pictures will come back worse")
     lines += [f"left out: {reason}" for reason in pictures.skipped[:5]]
     if len(pictures.skipped) > 5:
@@ -304,19 +305,19 @@ def _fresh(config: IRNConfig, seed: int) -> IRN:
 
 def _pictures(request: Request, recipe: Recipe, found: list[Path]) -> tuple[list[Path], DataSet | None]:
     """What to train on, and what to validate on: a directory of its own, or a few pictures held out."""
-    found = list({path.resolve(): path for path in found}.values())  # one folder may lie in another
+    found = list({real_path(path): path for path in found}.values())  # one folder may lie in another
     if request.validation is not None:
         validation = find_data_set(request.validation, include_own=request.include_own)
         reason = _obstacle(validation.pictures[0], recipe.scale)
         if reason and all(_obstacle(path, recipe.scale) for path in validation.pictures[1:]):
             raise InputError(f"no validation picture can be measured; the first: {reason}")
-        held_out = {path.resolve() for path in validation.pictures}  # DIV2K's may lie in one folder with the others
-        return [path for path in found if path.resolve() not in held_out] or found, validation
+        held_out = {real_path(path) for path in validation.pictures}  # DIV2K's may lie in one folder with the others
+        return [path for path in found if real_path(path) not in held_out] or found, validation
     training, held = hold_out(found, recipe.validation, lambda path: _obstacle(path, recipe.scale) is None)
     if not held:
         return training, None
-    root = Path(os.path.commonpath([path.resolve().parent for path in held]))
-    return training, DataSet("held out", root, tuple(path.resolve() for path in held))
+    root = Path(os.path.commonpath([real_path(path).parent for path in held]))
+    return training, DataSet("held out", root, tuple(real_path(path) for path in held))
 
 
 def _obstacle(path: Path, scale: int) -> str | None:
@@ -332,7 +333,7 @@ def _notes(request: Request, model: IRN, recipe: Recipe, pictures: Pictures, ste
     told = ", ".join(f"{key} = {value}" for key, value in request.changes().items())
     notes = {
         "recipe": (request.recipe or "irn") + (f" with {told}" if told else ""),
-        "data": f"{len(pictures)} pictures of {', '.join(path.resolve().name for path in request.data)}",
+        "data": f"{len(pictures)} pictures of {', '.join(real_path(path).name for path in request.data)}",
         "hardware": f"{_hardware(step.device)}, {step.precision}",
         "software": f"torch {torch.__version__}, Python {platform.python_version()}",
     }

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from irn_cli.errors import InputError, UsageError
+from irn_cli.paths import open_file
 
 Stage = Literal["irn", "irn-plus"]
 
@@ -165,10 +166,11 @@ def read_config(path: Path) -> dict[str, Any]:
         UsageError: it has an unknown key or a value of the wrong kind.
     """
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        with open_file(path) as stream:
+            given = tomllib.load(stream)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not TOML: {error}") from error
     return _checked(given, str(path))
 

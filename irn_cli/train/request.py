@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from irn_cli.errors import InputError, UsageError
+from irn_cli.paths import real_path
 from irn_cli.train.recipe import read_config
 
 if TYPE_CHECKING:
@@ -58,10 +59,10 @@ class Request:
     def remembered(self, time_limit: float | None) -> dict[str, Any]:
         """What a call that continues the run need not repeat; the time limit is the whole schedule's, in seconds."""
         return {
-            "data": [str(path.resolve()) for path in self.data],
-            "validation": self.validation and str(self.validation.resolve()),
+            "data": [str(real_path(path)) for path in self.data],
+            "validation": self.validation and str(real_path(self.validation)),
             "include_own": self.include_own,
-            "vgg": self.vgg and str(self.vgg.resolve()),
+            "vgg": self.vgg and str(real_path(self.vgg)),
             "time_limit": time_limit,
         }
 
@@ -105,7 +106,8 @@ def parse_duration(text: str) -> float:
     Raises:
         UsageError: the text is no duration, or a duration of nothing.
     """
-    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip().lower())
+    number = r"(\d{1,18}(?:\.\d+)?)"
+    match = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", text.strip().lower())
     parts = match.groups(default="0") if match else ("0", "0", "0")
     seconds = sum(float(part) * unit for part, unit in zip(parts, (3600, 60, 1), strict=True))
     if seconds <= 0:
