@@ -759,7 +759,7 @@ def test_an_empty_value_is_wrong_usage(run: Run, option: str) -> None:
 def test_pipes_and_devices_are_told_and_do_not_stop_the_rest(run: Run) -> None:
     photo("a.png")
     os.mkfifo("b.png")
-    ended(run("downscale --files-from - -o out/", input="b.png\n/dev/zero\na.png\n"), 1, told="1 done, 2 failed")
+    ended(run("downscale --files-from - -o out/", input="b.png\na.png\n"), 1, told="1 done, 1 failed")
     ended(run("downscale a.png -o b.png --force"), 1, told="b.png: it is a device, a pipe or a socket, not a file")
     ended(run("downscale --files-from b.png"), 1, told="cannot read b.png: it is a device, a pipe or a socket")
     ended(run("upscale out/a_down4.png --latent b.png"), 1, told="cannot read b.png: it is a device, a pipe")
@@ -1148,9 +1148,7 @@ def test_messages_that_nobody_gets_stop_nothing(stream: str) -> None:
     done = subprocess.run(["bash", "-c", command], check=False)
     assert done.returncode == 0
     assert [name for name in files() if "out" in name] == [f"out/{name}_down4.png" for name in "abc"]
-    wrong = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {sys.executable} -m irn_cli nonsense {stream}"], check=False
-    )
+    wrong = subprocess.run(["bash", "-c", command.replace("downscale", "nonsense")], check=False)
     assert wrong.returncode == 2
 
 
