@@ -7,9 +7,7 @@ limit nor tiles change a draw.
 import hashlib
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from irn_cli.border import Border
@@ -17,9 +15,8 @@ from irn_cli.device import trim_memory
 from irn_cli.engine import Engine, Progress
 from irn_cli.errors import InputError
 from irn_cli.latent import Latent
+from irn_cli.picture import Pixels
 from irn_cli.record import hash_pixels
-
-Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 
 HUGE = 24_000_000  # pixels: such a picture gets all the memory there is, and gives back what it no longer needs
 _BAND = 64  # rows converted at a time between 8 bits and float32

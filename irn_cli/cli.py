@@ -54,7 +54,7 @@ def main() -> None:
             traceback.print_exc()
         code, message = explain(error)
         if code is Code.MEMORY:
-            message += ": --memory bounds what pictures take, a smaller --batch or --patch what training takes"
+            message += ": --memory limits what a picture takes; in training, lower --batch or --patch"
         click.echo(f"irn: {one_line(message)}", err=True)
         status = getattr(error, "exit_status", 1)
     if "WORLD_SIZE" not in os.environ:  # under torchrun, what such cycles hold has threads to be ended

@@ -128,7 +128,7 @@ def run_jobs(
         except (EOFError, OSError) as error:
             with suppress(subprocess.TimeoutExpired):
                 driver.wait(_LEAVE)
-            raise IrnError(f"the Ray cluster was lost: {_last_line(log)}") from error
+            raise IrnError(f"the Ray cluster was lost: {_last_words(log)}") from error
         finally:
             _end(driver)
             connection.close()
@@ -179,7 +179,8 @@ def _receive(
         count -= 1
 
 
-def _last_line(log: IO[bytes]) -> str:
+def _last_words(log: IO[bytes]) -> str:
+    """The last line that the driver wrote, which says why it ended."""
     log.seek(0)
     lines = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
     return next((line for line in reversed(lines) if line), "its driver was killed")

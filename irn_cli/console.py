@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-Pair = tuple[float, float | None]  # PSNR, dB, and SSIM
+PsnrSsim = tuple[float, float | None]  # dB; None where SSIM is not known
 
 
 def wide_console(*, stderr: bool = False) -> Console:
@@ -43,7 +43,7 @@ def show_number(value: float | None, digits: int) -> str:
     return f"{value:z.{digits}f}" if math.isfinite(value) else "∞"
 
 
-def show_pair(pair: Pair | None, sign: str = "") -> str:
+def show_pair(pair: PsnrSsim | None, sign: str = "") -> str:
     """`33.39 / 0.9123`; a hyphen where there is none."""
     if pair is None:
         return "-"

@@ -44,8 +44,8 @@ _HAAR_NUMBERS = 1 << 18  # of the map in a step of the Haar transform: a megabyt
 _CUDA_HAAR_NUMBERS = 1 << 24  # a GPU would spend its time on calls
 
 Progress = Callable[[float], None]
-Part = TypeVar("Part")
-Result = TypeVar("Result")
+PartT = TypeVar("PartT")
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
@@ -519,7 +519,7 @@ class Workers:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
 
-    def run(self, work: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
+    def run(self, work: Callable[[PartT], ResultT], parts: Sequence[PartT]) -> Iterator[ResultT]:
         """Do the work on every part, and yield the results in the parts' order; the first error ends it all."""
         if self._pool is None or len(parts) == 1:  # handing a lone one over would take longer than many a small tile
             yield from map(work, parts)

@@ -98,9 +98,7 @@ def export(
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     difference = max(_difference(session, network, _arguments(model, inputs, size)) for size in _SIZES)
     if not difference < _TOLERANCE:
-        raise IrnError(
-            f"not written: onnxruntime and torch differ by {difference:.2g}, at most {_TOLERANCE:g} is right"
-        )
+        raise IrnError(f"not written: onnxruntime and torch differ by {difference:.2g}, more than {_TOLERANCE:g}")
     with atomic_write(path, overwrite=overwrite) as stream:
         stream.write(data)
     return Exported(

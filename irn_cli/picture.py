@@ -14,6 +14,8 @@ from irn_cli.latent import Kept
 from irn_cli.metrics import Psnr
 from irn_cli.record import Record, Restored
 
+Pixels = NDArray[np.uint8]  # (H, W, 3) RGB, levels
+
 
 @dataclass(frozen=True)
 class Refinement:
@@ -28,7 +30,7 @@ class Refinement:
 class Picture:
     """A picture in memory, upright, with what travels with it; NumPy takes it for its pixels."""
 
-    pixels: NDArray[np.uint8]  # (H, W, 3) RGB; a grey picture has three equal channels
+    pixels: Pixels  # a grey picture has three equal channels
     alpha: NDArray[np.uint8] | None = None  # (H, W), straight (not premultiplied); 255 is opaque
     mode: str = "RGB"  # the colours of its file: "RGB" or "L" (grey)
     icc: bytes | None = None  # colour profile, of the kind that `mode` needs

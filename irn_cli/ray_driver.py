@@ -254,7 +254,7 @@ def _watch_head(address: str) -> NoReturn:
             misses = 0
         except OSError:
             misses += 1
-    print(f"its head node {address} does not answer any more", file=sys.stderr, flush=True)
+    print(f"its head node {address} no longer answers", file=sys.stderr, flush=True)
     os._exit(1)
 
 

@@ -16,15 +16,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from irn_cli.artifact import find_artifact
 from irn_cli.colour import ciede2000, colour_difference, lab
 from irn_cli.metrics import WINDOW, Psnr, luma, ssim
-from irn_cli.picture import Refinement
-
-Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
+from irn_cli.picture import Pixels, Refinement
 
 _BETAS = 0.8, 0.95  # of Adam: how much of the last iterations' gradients is kept, and of their squares
 _PATCH = 16.0  # levels that the mean of an 8x8 patch may be off bicubic, or as much as it was before

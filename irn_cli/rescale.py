@@ -16,7 +16,7 @@ from torch import Tensor
 from irn_cli.alpha import enlarge_alpha, fill_hidden, shrink_alpha
 from irn_cli.artifact import THRESHOLD, artifact_mask, find_artifact
 from irn_cli.border import LEAST, Border, Kind
-from irn_cli.canvas import HUGE, Canvas, Pixels, to_pixels
+from irn_cli.canvas import HUGE, Canvas, to_pixels
 from irn_cli.colour import ColourDifference, colour_difference
 from irn_cli.device import Precision, resolve_device, resolve_precision, trim_memory
 from irn_cli.engine import Engine, Progress
@@ -27,7 +27,7 @@ from irn_cli.image import PictureLike, as_picture
 from irn_cli.latent import KeptOriginal
 from irn_cli.metrics import Psnr
 from irn_cli.model import IRN
-from irn_cli.picture import Picture, Refinement
+from irn_cli.picture import Picture, Pixels, Refinement
 from irn_cli.record import Record, Restored, hash_pixels
 from irn_cli.refine import Rails, find_better, residual
 from irn_cli.resize import bicubic_large, bicubic_small

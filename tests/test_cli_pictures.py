@@ -529,7 +529,11 @@ def test_without_its_record_a_picture_is_restored_as_well_as_ever(run: Run) -> N
     result = ended(run("upscale stripped.png -s 4 --size 71x66"), 0, told=told)
     assert result.stderr.count("warning") == 1
     assert np.array_equal(read("stripped_up4.png").pixels, read("whole.png").pixels)
-    ended(run("upscale stripped.png -s 4 --size 71x64 --force"), 1, told="--size 71x64 is 18x16 at 4x; it has 18x17")
+    ended(
+        run("upscale stripped.png -s 4 --size 71x64 --force"),
+        1,
+        told="--size 71x64 becomes 18x16 at 4x, but the picture is 18x17",
+    )
     ended(run("upscale stripped.png --size 71x66"), 2, told="--size is for pictures without a record")
     ended(run("upscale stripped.png -s 4 --size 71"), 2, told="expected WIDTHxHEIGHT, as 640x427, not '71'")
     ended(run("upscale a_down4.png -s 4 --size 71x66 -o b.png"), 0)

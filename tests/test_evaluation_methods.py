@@ -84,7 +84,7 @@ def test_missing_doubled_and_wrongly_sized_pictures_are_named(dataset: DataSet, 
 
     assert errors() == [
         f"no picture for a.png in {tmp_path}/sr",
-        f"2 pictures for b.png in {tmp_path}/sr: b.png, b_x4_SR.png",
+        f"expected one picture for b.png in {tmp_path}/sr, found b.png, b_x4_SR.png",
     ]
     (tmp_path / "sr" / "b.png").unlink()
     save(tmp_path / "sr" / "a.png", pixels(49, 63))

@@ -29,7 +29,7 @@ def jpeg_xl(pixels: np.ndarray, **options: object) -> bytes:
 def test_a_jpeg_xl_says_its_size_before_it_is_decoded(size: tuple[int, int]) -> None:
     for options in ({}, {"xmp": XMP}):  # a bare codestream, and one in boxes
         file = jpeg_xl(np.zeros((*size, 3), np.uint8), **options)
-        assert jxl.header(file) == jxl.Header(size, 8, animated=False)
+        assert jxl.header(file) == jxl.JxlHeader(size, 8, animated=False)
         assert jxl.xmp(file) == (XMP if options else None)
         assert peek(io.BytesIO(file)).size == size
 

@@ -14,8 +14,8 @@ from irn_cli import load_model, rescale
 from irn_cli.colour import colour_difference
 from irn_cli.metrics import Psnr, luma, ssim
 from irn_cli.model import IRN
-from irn_cli.picture import Picture, Refinement
-from irn_cli.refine import Pixels, Rails, find_better, residual, rounded
+from irn_cli.picture import Picture, Pixels, Refinement
+from irn_cli.refine import Rails, find_better, residual, rounded
 from irn_cli.rescale import Rescaler
 from irn_cli.resize import bicubic_small
 from tests.helpers import PHOTOS, photo_like

@@ -177,7 +177,7 @@ def test_starting_weights_bring_their_network(train: Train, tmp_path: Path) -> N
         (["--data", str(PHOTOS), "--config", "typo.toml"], "did you mean 'guide'"),
         (["--data", str(PHOTOS), "--patch", "4000"], f"none of {COUNT} pictures can be used"),
         (["--data", str(PHOTOS), "--patch", "33"], "patch must be a multiple of the scale"),
-        (["--data", str(PHOTOS), "--init", "x2.safetensors", "-s", "4"], "is for 2x, but the recipe for 4x"),
+        (["--data", str(PHOTOS), "--init", "x2.safetensors", "-s", "4"], "is for 2x, but the recipe is for 4x"),
         (["--data", str(PHOTOS), "--init", "nothing"], "no model named 'nothing'"),
         (["--data", str(PHOTOS), "--recipe", "irn-plus"], "continues IRN weights: name them with --init"),
         (["--data", str(PHOTOS), "--recipe", "irn-plus", "--init", "x2.safetensors"], "VGG19 features"),
@@ -324,7 +324,7 @@ def test_a_checkpoint_of_another_shape_is_refused(train: Train, tmp_path: Path) 
     assert train(*COMMON, "-o", "run", "--stop-after", "1", "-q").return_value == 0
     result = train("--data", str(PHOTOS), "-o", "run", "--resume", "-s", "4", "--device", "cpu")
     assert isinstance(result.exception, UsageError)
-    assert "run is for 2x, but the recipe for 4x" in str(result.exception)
+    assert "run is for 2x, but the recipe is for 4x" in str(result.exception)
 
 
 def test_an_unwritable_run_directory_is_told(train: Train, tmp_path: Path) -> None:
@@ -427,7 +427,7 @@ def test_a_run_in_the_background_says_how_it_is_stopped(tmp_path: Path) -> None:
             with suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
     told = (tmp_path / "errors").read_text()
-    assert f"irn: started in the background, it does not heed Ctrl-C: kill {number} saves and ends it\n" in told
+    assert f"irn: Ctrl-C does not reach a run in the background: kill {number} saves and ends it\n" in told
     assert "interrupted; --resume continues" in told
 
 

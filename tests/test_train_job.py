@@ -76,7 +76,7 @@ def test_a_job_leaves_its_request_and_keeps_others_out(place: Path) -> None:
     [
         ({"anneal": 60.0}, UsageError, "name the run with --resume"),
         ({"recipe": "irn-plus"}, UsageError, "irn-plus continues IRN weights"),
-        ({"init": "tiny.safetensors", "overrides": {"scale": 4}}, UsageError, "is for 2x, but the recipe for 4x"),
+        ({"init": "tiny.safetensors", "overrides": {"scale": 4}}, UsageError, "is for 2x, but the recipe is for 4x"),
         ({"run": Path("photos/0.png/run")}, OutputError, r"0\.png is not a directory"),
     ],
 )

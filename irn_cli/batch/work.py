@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from irn_cli import mark
 from irn_cli.batch.jobs import Job, Result, Skip
-from irn_cli.canvas import Pixels
 from irn_cli.engine import Progress
 from irn_cli.errors import Code, InputError, UsageError, WeightsError
 from irn_cli.formats.known import written_as
 from irn_cli.inputs import STREAM
 from irn_cli.latent import latent_path, read_latent
 from irn_cli.paths import is_file
-from irn_cli.picture import Picture, Refinement
+from irn_cli.picture import Picture, Pixels, Refinement
 from irn_cli.record import Record, Restored, hash_pixels
 from irn_cli.rescale import BorderChoice, OnArtifact, Rescaler
 from irn_cli.weights import DEFAULT_MODELS, find_by_hash, read_info
@@ -175,7 +174,7 @@ class Upscaler:
     _loaded: dict[str, Rescaler] = field(default_factory=dict, init=False)
     _loading: threading.Lock = field(default_factory=threading.Lock, init=False)
 
-    def __call__(self, job: Job, picture: Picture, progress: Report) -> Iterator[Product | Result]:
+    def __call__(self, job: Job, picture: Picture, report: Report) -> Iterator[Product | Result]:
         """Do one job: `Work`."""
         beside = latent_path(job.source)
         if self.latent or (not self.draw and self.samples == 1 and is_file(beside)):
@@ -193,7 +192,7 @@ class Upscaler:
                 seed=self.seed,
                 temperature=self.temperature,
                 sample=sample,
-                progress=_part(progress, sample, self.samples),
+                progress=_part(report, sample, self.samples),
             )
             inexact = _inexact(job.targets[sample]) if picture.latent else ()
             yield Result(output_size=large.size[::-1], warnings=(*large.warnings, *inexact))
@@ -263,7 +262,7 @@ def _with_size(picture: Picture, size: tuple[int, int], scaler: Rescaler) -> Pic
     record = scaler.record(picture.pixels, size, picture.mode)
     if record.small_size != picture.size:
         wanted, found = (f"{columns}x{rows}" for rows, columns in (record.small_size, picture.size))
-        raise InputError(f"--size {width}x{height} is {wanted} at {scaler.scale}x; it has {found}")
+        raise InputError(f"--size {width}x{height} becomes {wanted} at {scaler.scale}x, but the picture is {found}")
     told = f"no record of irn: taken for what {scaler.model.name} makes of {width}x{height}"
     return replace(picture, record=record, warnings=(*picture.warnings, told))
 

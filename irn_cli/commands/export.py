@@ -19,7 +19,7 @@ class _Export:
         required=True, help="Which way: from the small picture to the large one, or back.")  # fmt: skip
     latent: Literal["input", "zero"] = option("Network", "--latent", type=click.Choice(["input", "zero"]),
         default="input",
-        help="Whether the file for up takes z, drawn from N(0, 1), or has its mean inside.")  # fmt: skip
+        help="What up uses for z: an input, to be drawn from N(0, 1), or its mean, 0.")  # fmt: skip
     force: bool = option("Outputs", "--force", is_flag=True, help="Replace an existing file.")
 
     def __post_init__(self) -> None:

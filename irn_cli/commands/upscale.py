@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class _Upscale(BatchOptions):
     samples: int = option("Latent", "--samples", type=click.IntRange(1, 9999), default=1, metavar="N",
-        help="How many restorations to draw of each.")  # fmt: skip
+        help="How many restorations to make of each picture.")  # fmt: skip
     seed: int | None = option("Latent", "--seed", metavar="S", type=int, show_default="0",
         help="Which latents to draw.")  # fmt: skip
     temperature: float | None = option("Latent", "--temperature", metavar="T", type=Finite(0), show_default="1",
-        help="Their standard deviation; a warning says where MODEL was not trained for it.")  # fmt: skip
+        help="Standard deviation of the latents; a warning says so if MODEL was not trained for it.")  # fmt: skip
     latent: str | None = option("Latent", "--latent", type=NAME, metavar="FILE",
         show_default="the one beside it, unless an option above is given",
         help="What --keep-latent kept of the one input: it comes back bit for bit.")  # fmt: skip

@@ -79,7 +79,7 @@ class Folder:
             near = next((f"; {path.name} has an unknown suffix" for path in self.pictures if begins(path.stem)), "")
             raise InputError(f"no picture for {name} in {self.directory}{near}")
         if len(found) > 1:
-            raise InputError(f"{len(found)} pictures for {name} in {self.directory}: {', '.join(map(str, found))}")
+            raise InputError(f"expected one picture for {name} in {self.directory}, found {', '.join(map(str, found))}")
         return self.directory / found[0]
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from irn_cli.artifact import PATCH, find_artifact
 from irn_cli.evaluation.codec import encode_lossless
@@ -25,14 +24,12 @@ from irn_cli.evaluation.published import comparison, picture_counts, remarks
 from irn_cli.evaluation.report import SMALL_CAPTION, caption
 from irn_cli.evaluation.scores import Results, Score, flat
 from irn_cli.metrics import finite
-from irn_cli.picture import Picture
+from irn_cli.picture import Picture, Pixels
 
 _PART = (960, 720)  # width and height: of a larger picture the page carries this much, around the worst spot
 _SPOT = 64  # side of the enlarged spot, pixels
 _CORE = 16  # side of the square, in the spot's middle, that holds the largest error
 _STRAYED = "worst small picture"
-
-Pixels = NDArray[np.uint8]
 
 
 def render(results: Results, methods: Sequence[Method], datasets: Sequence[DataSet]) -> str:

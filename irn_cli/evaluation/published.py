@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from irn_cli.console import Pair
+from irn_cli.console import PsnrSsim
 from irn_cli.evaluation.scores import Results, Summary
 
 SETS = ("Set5", "Set14", "BSD100", "Urban100", "DIV2K")
@@ -54,7 +54,7 @@ class Row:
     method: str  # for a difference: the published method that the line above it is held against
     parameters: float | None
     seconds: float | None  # a picture
-    pairs: tuple[Pair | None, ...]  # on Y, data set by data set
+    pairs: tuple[PsnrSsim | None, ...]  # on Y, data set by data set
     on_rgb: tuple[bool, ...] = ()  # for a published row: which of them are figures on RGB
     pictures: tuple[int | None, ...] = ()  # for a measured row: how many, where others were measured on more
 
@@ -76,7 +76,7 @@ def comparison(results: Results) -> list[Row]:
     rows = []
     for method in results.protocol["methods"]:
         found = [summary.get((method["name"], name)) for name in sets]
-        pairs: tuple[Pair | None, ...] = tuple((row.psnr_y, row.ssim_y) if row else None for row in found)
+        pairs: tuple[PsnrSsim | None, ...] = tuple((row.psnr_y, row.ssim_y) if row else None for row in found)
         seconds = _mean_seconds([row for row in found if row])
         counts = tuple(row.pictures if row and row.pictures < most[row.dataset] else None for row in found)
         rows.append(Row("measured", method["name"], method["parameters"], seconds, pairs, pictures=counts))
@@ -126,7 +126,7 @@ def published_rows(scale: int, sets: Sequence[str]) -> list[Row]:
     return rows
 
 
-def _pair(cell: str) -> Pair | None:
+def _pair(cell: str) -> PsnrSsim | None:
     numbers = [float(number) for number in cell.removesuffix("RGB").split()]
     return (numbers[0], numbers[1] if len(numbers) > 1 else None) if numbers else None
 
@@ -141,7 +141,7 @@ def counterpart(method: dict[str, Any]) -> str | None:
     return next((_OTHERS[word] for word in words if word in _OTHERS), None)
 
 
-def _difference(ours: Pair | None, theirs: Pair | None, theirs_on_rgb: bool) -> Pair | None:
+def _difference(ours: PsnrSsim | None, theirs: PsnrSsim | None, theirs_on_rgb: bool) -> PsnrSsim | None:
     if not ours or not theirs or theirs_on_rgb:
         return None
     return ours[0] - theirs[0], None if ours[1] is None or theirs[1] is None else ours[1] - theirs[1]

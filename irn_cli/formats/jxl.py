@@ -61,7 +61,7 @@ def _is_srgb(icc: bytes) -> bool:
 
 
 @dataclass(frozen=True)
-class Header:
+class JxlHeader:
     """What a file says first."""
 
     size: tuple[int, int]  # (H, W), turned as it will be shown
@@ -93,7 +93,7 @@ def xmp(file: bytes) -> bytes | None:
     return next((bytes(content) for kind, content in boxes(file) if kind == b"xml "), None)
 
 
-def header(file: bytes) -> Header:
+def header(file: bytes) -> JxlHeader:
     """Read the header of a codestream.
 
     Raises:
@@ -124,23 +124,23 @@ class _Bits:
         return self.take(counts[self.take(2)])
 
 
-def _parsed(bits: _Bits) -> Header:
+def _parsed(bits: _Bits) -> JxlHeader:
     height, width = _size(bits)
     if bits.take(1):  # all as by default
-        return Header((height, width), 8, animated=False)
+        return JxlHeader((height, width), 8, animated=False)
     if bits.take(1):
         turned = bits.take(3) >= 4
         height, width = (width, height) if turned else (height, width)
         if bits.take(1):
             _size(bits)
         if bits.take(1):
-            return Header((height, width), None, animated=False)  # a preview
+            return JxlHeader((height, width), None, animated=False)  # a preview
         if bits.take(1):
-            return Header((height, width), None, animated=True)
+            return JxlHeader((height, width), None, animated=True)
     if bits.take(1):
-        return Header((height, width), 32, animated=False)  # floating point
+        return JxlHeader((height, width), 32, animated=False)  # floating point
     depth = (8, 10, 12)[choice] if (choice := bits.take(2)) < 3 else 1 + bits.take(6)
-    return Header((height, width), depth, animated=False)
+    return JxlHeader((height, width), depth, animated=False)
 
 
 def _size(bits: _Bits) -> tuple[int, int]:

@@ -293,7 +293,7 @@ def _features(request: Request, recipe: Recipe, checkpoint: Checkpoint | None) -
 
 def _check_scale(recipe: Recipe, model: IRN, source: str) -> None:
     if recipe.scale != model.config.scale:
-        raise UsageError(f"{source} is for {model.config.scale}x, but the recipe for {recipe.scale}x")
+        raise UsageError(f"{source} is for {model.config.scale}x, but the recipe is for {recipe.scale}x")
 
 
 def _fresh(config: IRNConfig, seed: int) -> IRN:

@@ -117,7 +117,7 @@ def how_to_stop() -> str | None:
     """What a run has to say that Ctrl-C does not reach; shell scripts start what they put into the background so."""
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         return None
-    return f"started in the background, it does not heed Ctrl-C: kill {os.getpid()} saves and ends it"
+    return f"Ctrl-C does not reach a run in the background: kill {os.getpid()} saves and ends it"
 
 
 def _line(event: Event, recipe: Recipe) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from irn_cli.device import untuned_convolutions
@@ -19,7 +18,7 @@ from irn_cli.evaluation.evaluate import evaluate
 from irn_cli.evaluation.methods import Network
 from irn_cli.evaluation.scores import Failure, Score, Summary, summarise
 from irn_cli.image import read
-from irn_cli.picture import Picture
+from irn_cli.picture import Picture, Pixels
 from irn_cli.rescale import Rescaler
 from irn_cli.train.checkpoint import Checkpoint, Counters, save_checkpoint
 from irn_cli.train.job import Limits
@@ -27,7 +26,6 @@ from irn_cli.train.step import Step
 from irn_cli.weights import save_model
 
 WEIGHTS = "weights.safetensors"
-Pixels = NDArray[np.uint8]
 _PREVIEW = 256  # side of the preview's pictures at most
 _NONE = Limits()
 _SETBACKS = 10  # returns to a good state without a save between until the run is given up
@@ -174,7 +172,8 @@ def train(  # noqa: C901  # one loop that is read from top to bottom
         if shown["in_row"] >= recipe.patience:
             if tries == _SETBACKS:
                 raise IrnError(
-                    f"gave up at step {end}: loss or gradient still bad after {tries} returns to a good state"
+                    f"gave up at step {end}: loss or gradient still bad after {tries} returns to a good state; "
+                    "try a lower --lr"
                 )
             skipped = step.state()["guard/skipped"]  # goes on being counted
             step.restore({**good, "guard/skipped": skipped, "guard/in_row": torch.zeros(())})
