@@ -1,4 +1,4 @@
-"""How tables, their figures and bars are printed."""
+"""How tables, figures and bars are printed."""
 
 import math
 import os
@@ -52,3 +52,21 @@ def show_pair(pair: PsnrSsim | None, sign: str = "") -> str:
 
 def show_decibels(value: float, sign: str = "") -> str:
     return f"{value:{sign}z.2f}" if math.isfinite(value) else "∞"
+
+
+def show_time(seconds: float) -> str:
+    """A duration for people, as 12 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 600:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def show_bytes(count: int) -> str:
+    """A size for people, as 113 kB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB" if count >= 1000 else f"{count} bytes"

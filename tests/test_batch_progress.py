@@ -14,7 +14,8 @@ from rich.progress import Progress, TaskID
 
 from irn_cli.batch.jobs import Outcome, Result
 from irn_cli.batch.line import Events, Progressed
-from irn_cli.batch.progress import Shares, follow
+from irn_cli.batch.progress import follow
+from irn_cli.batch.shares import Shares
 from irn_cli.cluster import WorkersChanged
 from irn_cli.errors import Code
 from tests.helpers import ROOT

@@ -35,7 +35,7 @@ TOGETHER = {  # what is tested where it is used
     "commands_compare": "evaluation_likeness", "commands_weights": "weights", "commands_export": "export",
     "commands_train": "train_command",
     "batch_jobs": "batch_plan", "batch_outputs": "batch_plan", "batch_line": "batch", "batch_storage": "batch",
-    "batch_work": "batch",
+    "batch_work": "batch", "batch_shares": "batch_progress",
     "batch_cluster": "cluster", "evaluation_cluster": "cluster", "evaluation_scores": "evaluation_evaluate",
     "evaluation_published": "evaluation_report",
     "ray_driver": "ray", "batch_estimate": "cli_pictures", "train_board": "train_monitor",

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from irn_cli.batch.jobs import Job, Outcome
 from irn_cli.batch.line import Events
-from irn_cli.batch.progress import Shares, human_bytes, human_time
+from irn_cli.batch.shares import Shares
 from irn_cli.cluster import WorkersChanged
+from irn_cli.console import show_bytes, show_time
 from irn_cli.errors import Code
 from irn_cli.inputs import STREAM
 
@@ -118,12 +119,12 @@ def describe(plan: Sequence[Job | Outcome], estimated: Estimate | None) -> Itera
     yield f"results exist already: {counts['existing']:,}; skipped for other reasons: {counts['skipped']:,}"
     if not estimated:
         return
-    yield f"time: about {human_time(estimated.seconds)} on this machine"
-    yield f"disk: about {human_bytes(estimated.output_bytes)}"
+    yield f"time: about {show_time(estimated.seconds)} on this machine"
+    yield f"disk: about {show_bytes(estimated.output_bytes)}"
     target = next(target for job in plan if isinstance(job, Job) for target in job.targets)
     free = _free(target)
     if free is not None and free < estimated.output_bytes:
-        yield f"warning: only {human_bytes(free)} are free where {target} would be"
+        yield f"warning: only {show_bytes(free)} are free where {target} would be"
 
 
 def _free(target: Path) -> int | None:

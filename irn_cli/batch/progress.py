@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +16,15 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
 from irn_cli.batch.jobs import Outcome
+from irn_cli.batch.shares import Shares
 from irn_cli.cluster import Throughput, WorkersChanged
+from irn_cli.console import show_bytes, show_time
 from irn_cli.errors import Code, one_line
 
 if TYPE_CHECKING:
     from irn_cli.batch.line import Events, Progressed  # which load torch
 
 _NAME = 24  # columns
-_OVERHEAD = 1 << 15  # pixels that the network does while a file is opened and another written
 # What is said of many that are skipped, where the reason of each is about its own files.
 _SKIPPED = {
     Code.EXISTS: "their outputs exist",
@@ -78,61 +79,6 @@ def _interrupted(events: "Events") -> "Iterator[Progressed | WorkersChanged | Ou
     """What a runner still has to say when it is interrupted."""
     yield events.throw(KeyboardInterrupt)
     yield from events
-
-
-class Shares:
-    """How much of a batch is done: each job counts by its pixels, also while it is worked on."""
-
-    def __init__(self, pixels: Mapping[Path, int]) -> None:
-        self.pixels = pixels
-        self._under_way: dict[Path, float] = {}  # share done of each job that has begun, until its outcome is known
-        self._begin = 0.0  # of the first job
-        self._ended = 0  # weight of all jobs that are no more to be done
-        self._worked = self._worked_pixels = self._worked_files = 0  # of those, what was worked on
-        self.total = sum(map(self._weight, pixels))
-        self.at_once = 0  # most jobs that were worked on at the same time
-
-    def _weight(self, source: Path) -> int:
-        return self.pixels[source] + _OVERHEAD
-
-    def progress(self, source: Path, share: float) -> None:
-        self._begin = self._begin or time.monotonic()
-        share = max(share, self._under_way.get(source, 0.0))
-        if source in self.pixels:
-            self._under_way[source] = share
-        self.at_once = max(self.at_once, sum(share < 1 for share in self._under_way.values()))
-
-    def end(self, outcome: Outcome) -> None:
-        if outcome.source not in self.pixels:
-            return
-        self._under_way.pop(outcome.source, None)
-        self._ended += self._weight(outcome.source)
-        if outcome.status != "skipped":
-            self._worked += self._weight(outcome.source)
-            self._worked_pixels += self.pixels[outcome.source]
-            self._worked_files += 1
-
-    @property
-    def done(self) -> float:
-        """The weight done, up to `total`."""
-        return self._ended + self._begun(self._weight)
-
-    @property
-    def pixels_done(self) -> float:
-        """Pixels that were worked on."""
-        return self._worked_pixels + self._begun(self.pixels.__getitem__)
-
-    def _begun(self, measure: Callable[[Path], float]) -> float:
-        return sum(share * measure(source) for source, share in self._under_way.items())
-
-    def rates(self) -> tuple[float, float, float | None]:
-        """Megapixels per second, pictures per minute, and the seconds left, where that can be said."""
-        seconds = max(time.monotonic() - self._begin, 1e-3) if self._begin else 0.0
-        worked = self._worked + self._begun(self._weight)
-        if not (seconds and worked):
-            return 0.0, 0.0, None
-        files = self._worked_files + self._begun(lambda _: 1)
-        return self.pixels_done / seconds / 1e6, files / seconds * 60, (self.total - self.done) / worked * seconds
 
 
 class _Display:
@@ -235,11 +181,11 @@ class _Display:
         counts = ", ".join(
             f"{count:,} {name}" for name in ("done", "skipped", "failed") if (count := self.counts[name])
         )
-        told = f"{counts or 'nothing done'}{f' of {self._total:,}' if interrupted else ''} in {human_time(seconds)}"
+        told = f"{counts or 'nothing done'}{f' of {self._total:,}' if interrupted else ''} in {show_time(seconds)}"
         if self._shares.at_once > 1:
             told += f", {self._shares.at_once} at a time"
         if all(self._bytes):
-            told += f"; {human_bytes(self._bytes[0])} -> {human_bytes(self._bytes[1])}"
+            told += f"; {show_bytes(self._bytes[0])} -> {show_bytes(self._bytes[1])}"
         self._say(told)
 
     def _say(self, line: str, style: str | None = None) -> None:
@@ -267,24 +213,6 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
-def human_time(seconds: float) -> str:
-    """A duration for people, as 12 min."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 600:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def human_bytes(count: int) -> str:
-    """A size for people, as 113 kB."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count / 1e3:.0f} kB" if count >= 1000 else f"{count} bytes"
-
-
 def _skipped(outcome: Outcome) -> str:
     return f"{one_line(str(outcome.source))}: skipped: {one_line(outcome.reason)}"
 
@@ -295,12 +223,12 @@ def _line(outcome: Outcome) -> str:
     sizes = [f"{width}x{height}" for width, height in filter(None, (result.input_size, result.output_size))]
     notes = [" -> ".join(sizes)]
     if result.input_bytes and result.output_bytes:
-        notes[0] += f", {human_bytes(result.input_bytes)} -> {human_bytes(result.output_bytes)}"
+        notes[0] += f", {show_bytes(result.input_bytes)} -> {show_bytes(result.output_bytes)}"
     if result.psnr_y is not None:
         notes.append(f"restores at {result.psnr_y:.2f} dB Y, {result.psnr_rgb:.2f} dB RGB")
     if result.unrefined_psnr_y is not None:
         notes.append(f"before refinement {result.unrefined_psnr_y:.2f} and {result.unrefined_psnr_rgb:.2f}")
     if result.latent_bytes is not None:
-        notes.append(f"kept original {human_bytes(result.latent_bytes)}")
+        notes.append(f"kept original {show_bytes(result.latent_bytes)}")
     names = ", ".join(one_line(str(path)) for path in outcome.outputs)
     return f"{one_line(str(outcome.source))} -> {names} ({'; '.join(notes)}; {result.seconds:.1f} s)"
