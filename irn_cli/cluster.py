@@ -120,17 +120,23 @@ def run_jobs(
         return
     with tempfile.TemporaryFile() as log:
         driver, connection = _start_driver(log)
+        patience = 0.0  # until a worker is ready no job need be stopped, and Ray may take its time to start
         try:
             environment = {name: value for name, value in os.environ.items() if name.startswith("IRN_")}
             connection.send(Setup(cluster, pickle.dumps(load), str(Path.cwd()), environment, version("irn-cli")))
             Thread(target=_send, args=(connection, jobs), daemon=True).start()
-            yield from _receive(connection, len(jobs))
+            for event in _receive(connection, len(jobs)):
+                patience = _LEAVE
+                yield event
+        except IrnError:
+            patience = _LEAVE  # it ends by itself
+            raise
         except (EOFError, OSError) as error:
             with suppress(subprocess.TimeoutExpired):
                 driver.wait(_LEAVE)
             raise IrnError(f"the Ray cluster was lost: {_last_words(log)}") from error
         finally:
-            _end(driver)
+            _end(driver, patience)
             connection.close()
 
 
@@ -186,10 +192,10 @@ def _last_words(log: IO[bytes]) -> str:
     return next((line for line in reversed(lines) if line), "its driver was killed")
 
 
-def _end(driver: "subprocess.Popen[bytes]") -> None:
+def _end(driver: "subprocess.Popen[bytes]", patience: float) -> None:
     driver.terminate()
     try:
-        driver.wait(_LEAVE)
+        driver.wait(patience)
     except subprocess.TimeoutExpired:
         driver.kill()
         driver.wait()

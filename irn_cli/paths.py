@@ -69,6 +69,19 @@ def is_directory(path: Path) -> bool:
     return _ask(path, "isdir") if is_remote(path) else path.is_dir()
 
 
+def require_folder(path: Path) -> None:
+    """Make sure that a path is a directory.
+
+    Raises:
+        UsageError: it is not, or the store does not answer.
+    """
+    try:
+        if not is_directory(path):
+            raise UsageError(f"no folder {path}")
+    except OSError as error:
+        raise UsageError(f"no folder {path}: {error.strerror or error}") from error
+
+
 def modified(path: Path, *, follow_links: bool = True) -> float:
     """When a file was changed last, in seconds."""
     if is_remote(path):

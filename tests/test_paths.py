@@ -333,6 +333,34 @@ def test_a_batch_on_google_cloud_storage(google: str, tmp_path: Path, monkeypatc
     assert np.array_equal(restored, photo_like(22, 30, len("two.png")))
 
 
+def test_pictures_of_a_store_are_measured_and_compared(store: str, tmp_path: Path) -> None:
+    originals = tmp_path / "originals"
+    for seed, name in enumerate(["a.png", "b/c.png", ".hidden/d.png"]):
+        picture = Picture(photo_like(64, 72, seed))
+        for at in (f"{store}/photos/{name}", f"{store}/other/photos/{name}", originals / "photos" / name):
+            write(at, picture)
+    write(to_path(f"{store}/photos/own.png"), Rescaler(make_tiny_model(4), "cpu", "fp32").downscale(picture))
+    call = partial(CliRunner().invoke, irn, standalone_mode=False)
+
+    def measure(data: str, results: str) -> list[dict[str, object]]:
+        command = ["eval", "--data", data, "--baseline", "bicubic", "--results", f"same={results}", "--json", "-", "-q"]
+        done = call([*command, "--report", str(tmp_path / f"{len(data)}.html")])
+        assert done.return_value == 0, (done.output, done.exception)
+        assert ("left out as made by irn: 1" in done.stderr) == data.startswith("memory")
+        return [{**row, "seconds": 0} for row in json.loads(done.stdout)["pictures"]]
+
+    there = measure(f"{store}/photos", f"{store}/other")
+    assert [row["name"] for row in there] == ["a.png", "a.png", "b/c.png", "b/c.png"]
+    assert [row["psnr_y"] for row in there[1::2]] == [None, None]  # infinite
+    assert there == measure(str(originals / "photos"), f"{store}/other/photos")
+
+    compared = call(["compare", f"{store}/photos", str(originals / "photos"), "--json"])
+    assert [json.loads(row)["name"] for row in compared.stdout.splitlines()] == ["a.png", "b/c.png", "own.png"]
+    assert "no picture for own.png" in compared.stderr
+    gone = call(["eval", "--data", f"{store}/none"])
+    assert str(gone.exception) == f"no folder {store}/none"
+
+
 def test_paths_reach_the_workers_of_a_cluster(store: str) -> None:
     job = Job(to_path(f"{store}/photos/a b.png"), (to_path(f"{store}/small/a b.png"),))
     assert pickle.loads(pickle.dumps(job)) == job

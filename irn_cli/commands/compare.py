@@ -5,14 +5,14 @@ from pathlib import Path
 
 import click
 
-from irn_cli.commands.options import METRICS, PATH, argument, command, load_metrics, option
+from irn_cli.commands.options import METRICS, PLACE, argument, command, load_metrics, option
 from irn_cli.streams import standard_output
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Compare:
-    first: Path = argument(type=PATH, metavar="A")
-    second: Path = argument(type=PATH, metavar="B")
+    first: Path = argument(type=PLACE, metavar="A")
+    second: Path = argument(type=PLACE, metavar="B")
     crop: int = option("Protocol", "--crop", type=click.IntRange(0), default=0, metavar="N",
         help="Pixels left out at each border; irn eval leaves out as many as the scale.")  # fmt: skip
     metrics: tuple[str, ...] = option("Protocol", "--metric", **METRICS)

@@ -12,6 +12,7 @@ from irn_cli.commands.options import (
     METRICS,
     NAME,
     PATH,
+    PLACE,
     REFINE,
     SCALES,
     Finite,
@@ -36,7 +37,7 @@ _REMEMBERED = 512 << 20  # bytes of pixels that are kept for the page
 
 @dataclass(frozen=True, kw_only=True)
 class _Eval(Runner):
-    directories: tuple[Path, ...] = option("Pictures", "--data", type=PATH, multiple=True, metavar="DIR",
+    directories: tuple[Path, ...] = option("Pictures", "--data", type=PLACE, multiple=True, metavar="DIR",
         help="A folder of pictures, sub-folders included: a data set named after it.  [repeatable]")  # fmt: skip
     include_own: bool = option("Pictures", "--include-own", is_flag=True, help="Measure pictures that irn made too.")
     models: tuple[str, ...] = option("Methods", "-m", "--model", multiple=True, type=Weights(), metavar="MODEL",

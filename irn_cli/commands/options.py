@@ -72,6 +72,18 @@ DEBUG: dict[str, Any] = {
 }  # fmt: skip
 
 
+class Place(click.Path):
+    """A path of this machine or of an object store."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        from irn_cli.paths import to_path
+
+        return to_path(value)
+
+
+PLACE = Place(readable=False)
+
+
 class Finite(click.FloatRange):
     """A number within a range; NaN, which is below and above nothing, and infinity are in none."""
 
@@ -285,9 +297,10 @@ def prepare_torch(threads: int | None) -> None:
 
 
 def require_folders(directories: Sequence[Path]) -> None:
+    from irn_cli.paths import require_folder
+
     for directory in directories:
-        if not directory.is_dir():
-            raise UsageError(f"no folder {directory}")
+        require_folder(directory)
 
 
 def require_weights(sources: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from irn_cli.evaluation.evaluate import evaluate
 from irn_cli.evaluation.learned import load_metric
 from irn_cli.evaluation.methods import Method
 from irn_cli.evaluation.scores import Failure, Score
+from irn_cli.paths import below, is_remote
 
 Rows = list[Score | Failure]
 
@@ -66,8 +67,9 @@ def _load(
 
 def _measure(methods: Sequence[Method], options: dict[str, Any], job: DataSet, stopped: Callable[[], bool]) -> Rows:
     """Measure one picture in a worker; where the batch is stopped it ends early."""
-    if not job.pictures[0].exists():
-        return [_failure(job, unseen(job.pictures[0]))]
+    path = job.pictures[0]
+    if not is_remote(path) and not path.exists():
+        return [_failure(job, unseen(path))]
     rows: Rows = []
     for row in evaluate(methods, [job], **options):
         rows.append(row)
@@ -77,4 +79,4 @@ def _measure(methods: Sequence[Method], options: dict[str, Any], job: DataSet, s
 
 
 def _failure(job: DataSet, reason: str) -> Failure:
-    return Failure(job.name, job.pictures[0].relative_to(job.directory).as_posix(), None, reason)
+    return Failure(job.name, below(job.pictures[0], job.directory).as_posix(), None, reason)

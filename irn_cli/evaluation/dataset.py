@@ -13,7 +13,7 @@ from irn_cli.errors import InputError, IrnError, UsageError
 from irn_cli.image import peek, read
 from irn_cli.inputs import walk
 from irn_cli.metrics import WINDOW
-from irn_cli.paths import real_path
+from irn_cli.paths import below, is_remote, map_paths, real_path, require_folder
 from irn_cli.picture import Picture
 
 # The papers measure a picture of one channel as it is. Copies of this one in a format without grey (WebP) no longer
@@ -64,17 +64,23 @@ def find_data_set(directory: Path, name: str | None = None, *, include_own: bool
     Raises:
         UsageError: there is no such folder, or no picture in it.
     """
-    if not directory.is_dir():
-        raise UsageError(f"no folder {directory}")
+    require_folder(directory)
     found = tuple(walk(directory))
-    own = () if include_own else tuple(filter(_is_own, found))
+    own: tuple[Path, ...] = ()
+    if not include_own:
+        flags = map_paths(_is_own, found, remote=is_remote(directory))
+        own = tuple(path for path, is_own in zip(found, flags, strict=True) if is_own)
     if not found:
         raise UsageError(f"no pictures in {directory}")
     if len(own) == len(found):
         raise UsageError(f"no pictures in {directory} but those that irn made; include-own takes them")
     left_out = frozenset(own)
     pictures = tuple(path for path in found if path not in left_out)
-    return DataSet(name or real_path(directory).name, directory, pictures, own)
+    return DataSet(name or _name(directory), directory, pictures, own)
+
+
+def _name(directory: Path) -> str:
+    return directory.name or str(directory) if is_remote(directory) else real_path(directory).name
 
 
 def _is_own(path: Path) -> bool:
@@ -90,7 +96,7 @@ def find_data_sets(directories: Sequence[Path], *, include_own: bool = False) ->
     Raises:
         UsageError: one is no folder, has no picture in it, or is given twice.
     """
-    names = unambiguous([real_path(path).name for path in directories], [str(path) for path in directories])
+    names = unambiguous([_name(path) for path in directories], [str(path) for path in directories])
     pairs = zip(directories, names, strict=True)
     return [find_data_set(path, name, include_own=include_own) for path, name in pairs]
 
@@ -129,4 +135,4 @@ def load(dataset: DataSet, path: Path, scale: int, crop: int) -> Original:
     mode = "L" if (dataset.name.lower(), path.stem.lower()) in _GREY else picture.mode
     cropped = Picture(np.ascontiguousarray(picture.pixels[:height, :width]), mode=mode)
     guide = resize.bicubic_small(cropped.pixels, scale).round().astype(np.uint8)
-    return Original(dataset.name, path.relative_to(dataset.directory).as_posix(), cropped, guide, picture.size)
+    return Original(dataset.name, below(path, dataset.directory).as_posix(), cropped, guide, picture.size)

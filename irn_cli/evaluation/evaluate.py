@@ -31,6 +31,7 @@ from irn_cli.evaluation.methods import Method, Network, Small
 from irn_cli.evaluation.scores import Failure, Score
 from irn_cli.image import write
 from irn_cli.metrics import METRICS, Metric, crop_border, luma, psnr, ssim
+from irn_cli.paths import below
 from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
 from irn_cli.threads import TorchPool
@@ -89,7 +90,7 @@ def evaluate(
             try:
                 original = reading.result()
             except IrnError as error:
-                name = path.relative_to(dataset.directory).as_posix()
+                name = below(path, dataset.directory).as_posix()
                 behind.append(partial(Failure, dataset.name, name, None, str(error)))
                 continue
             for method in measurable:

@@ -25,6 +25,7 @@ from irn_cli.evaluation.matching import Folder
 from irn_cli.image import read
 from irn_cli.inputs import walk
 from irn_cli.metrics import METRICS, Metric, crop_border, finite
+from irn_cli.paths import below, is_directory
 from irn_cli.picture import Picture
 
 _MOST_WORKERS = 16  # each holds two pictures in memory
@@ -71,15 +72,15 @@ def find_pairs(first: Path, second: Path) -> tuple[list[Pair | Incomparable], li
     Raises:
         UsageError: one is a folder and the other is not, or a folder holds no picture.
     """
-    if first.is_dir() != second.is_dir():
-        one, other = (first, second) if first.is_dir() else (second, first)
+    if is_directory(first) != is_directory(second):
+        one, other = (first, second) if is_directory(first) else (second, first)
         raise UsageError(f"expected two pictures or two folders: {one} is a folder, {other} is not")
-    if not first.is_dir():
+    if not is_directory(first):
         return [Pair(first.name, first, second)], []
     folder = Folder(second)
     found: list[Pair | Incomparable] = []
     for path in walk(first):
-        name = path.relative_to(first).as_posix()
+        name = below(path, first).as_posix()
         try:
             found.append(Pair(name, path, folder.find(name)))
         except InputError as error:

@@ -9,6 +9,7 @@ from typing import Literal
 from irn_cli.errors import InputError, UsageError
 from irn_cli.formats.known import unreadable
 from irn_cli.inputs import walk
+from irn_cli.paths import below, is_directory, require_folder
 
 Kind = Literal["restored", "small"]
 
@@ -40,8 +41,7 @@ class Folder:
         Raises:
             UsageError: there is no such folder, or no picture in it.
         """
-        if not directory.is_dir():
-            raise UsageError(f"no folder {directory}")
+        require_folder(directory)
         self.directory = directory
         n = scale or r"\d"
         words = "|".join(_WORDS[kind].format(n=n) for kind in kinds)
@@ -50,7 +50,7 @@ class Folder:
         self.pictures = tuple(path for path in walk(directory) if not unreadable(path))
         self._found: dict[str, list[PurePosixPath]] = defaultdict(list)
         for path in self.pictures:
-            place = PurePosixPath(path.relative_to(directory).as_posix())
+            place = PurePosixPath(below(path, directory).as_posix())
             for stem in _stems(place.stem, suffix):
                 self._found[stem].append(place)
         if not self._found:
@@ -68,7 +68,7 @@ class Folder:
         """
         original = PurePosixPath(name)
         found: Sequence[PurePosixPath] = self._found.get(original.stem, [])
-        if dataset and (self.directory / dataset).is_dir():
+        if dataset and is_directory(self.directory / dataset):
             inside = [path for path in found if path.parts[0] == dataset]
             original, found = PurePosixPath(dataset) / original, inside
         found = [path for path in found if path.parent == original.parent] or found
@@ -80,7 +80,7 @@ class Folder:
             raise InputError(f"no picture for {name} in {self.directory}{near}")
         if len(found) > 1:
             raise InputError(f"expected one picture for {name} in {self.directory}, found {', '.join(map(str, found))}")
-        return self.directory / found[0]
+        return self.directory / str(found[0])
 
 
 def _stems(stem: str, suffix: re.Pattern[str]) -> list[str]:

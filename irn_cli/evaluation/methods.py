@@ -19,6 +19,7 @@ from irn_cli.evaluation.dataset import Original, unambiguous
 from irn_cli.evaluation.matching import Folder
 from irn_cli.evaluation.upscaler import Upscaler, load_upscaler
 from irn_cli.image import read
+from irn_cli.paths import byte_count, is_directory, to_path
 from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
 from irn_cli.weights import DEFAULT_MODELS, load_model
@@ -174,7 +175,7 @@ class Given:
             return Small(None, restored)
         small = self._read(self.small, original, [(height // self.scale, width // self.scale)])
         path = self.small.find(original.name, original.dataset)
-        return Small(Picture(small.pixels), restored, path.stat().st_size)
+        return Small(Picture(small.pixels), restored, byte_count(path))
 
     def upscale(self, small: Small, *, seed: int, temperature: float, sample: int) -> Picture:
         assert isinstance(small.source, Picture)
@@ -275,12 +276,12 @@ def find_results(text: str, scale: int) -> Given:
     """
     name, equals, directories = text.partition("=")
     restored, comma, small = directories.rpartition(",")
-    if not comma or Path(directories).is_dir():
+    if not comma or is_directory(to_path(directories)):
         restored, small = directories, ""
     if not (name and equals and restored):
         raise UsageError(f"--results {text}: expected NAME=DIR or NAME=DIR,LRDIR")
-    lows = Folder(Path(small), scale, name, ["small"]) if small else None
-    return Given(name, scale, Folder(Path(restored), scale, name, ["restored"]), lows)
+    lows = Folder(to_path(small), scale, name, ["small"]) if small else None
+    return Given(name, scale, Folder(to_path(restored), scale, name, ["restored"]), lows)
 
 
 def load_methods(

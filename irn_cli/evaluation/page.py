@@ -48,7 +48,7 @@ def render(results: Results, methods: Sequence[Method], datasets: Sequence[DataS
     exhibits = [
         _exhibit(roles, dataset, name, methods, scores, results.protocol, images)
         for dataset in datasets
-        for name, roles in _chosen(dataset.name, [method.name for method in methods], results.scores).items()
+        for name, roles in choose(dataset.name, [method.name for method in methods], results.scores).items()
     ]
     rows = comparison(results)
     counts = picture_counts(results)
@@ -71,7 +71,7 @@ def render(results: Results, methods: Sequence[Method], datasets: Sequence[DataS
     return template.replace("{{data}}", text, 1)
 
 
-def _chosen(dataset: str, methods: Sequence[str], scores: Sequence[Score]) -> dict[str, list[str]]:
+def choose(dataset: str, methods: Sequence[str], scores: Sequence[Score]) -> dict[str, list[str]]:
     """The pictures of a data set that are shown, in that order, and what each is shown for."""
     by_method = {
         method: {score.name: score for score in scores if (score.method, score.dataset) == (method, dataset)}
@@ -82,12 +82,12 @@ def _chosen(dataset: str, methods: Sequence[str], scores: Sequence[Score]) -> di
         return {}
     roles: dict[str, list[str]] = {}
     losses = {
-        name: max(other - score.psnr_y for other in others)
+        name: (best - score.psnr_y, -score.psnr_y)  # where others are infinite, what is lowest loses most
         for name, score in first.items()
-        if (others := [found[name].psnr_y for found in by_method.values() if name in found and found is not first])
+        if (best := max(found[name].psnr_y for found in by_method.values() if name in found)) > score.psnr_y
     }
-    if losses and (most := max(losses, key=losses.__getitem__)) and losses[most] > 0:
-        roles[most] = ["largest loss"]
+    if losses:
+        roles[max(losses, key=losses.__getitem__)] = ["largest loss"]
     ranked = sorted(first.values(), key=lambda score: score.psnr_y)
     for rank, role in ((0, "worst"), (len(ranked) // 2, "median"), (len(ranked) - 1, "best")):
         if len(ranked) > rank and (rank or role == "worst"):
