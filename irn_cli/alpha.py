@@ -1,4 +1,4 @@
-"""Transparency beside the network: colours under transparent pixels, and the small and large alpha.
+"""Transparency, which the network does not see: colours under transparent pixels, and the small and large alpha.
 
 The network sees three colour channels. What is under fully transparent pixels means nothing (black, white,
 leftovers), yet it would bleed into the visible edge when both are averaged, so it is replaced by the colours nearby.

@@ -52,7 +52,7 @@ class Canvas:
         return self.restore(self.draw(small), progress)
 
     def draw(self, small: Pixels, *, seed: int = 0, temperature: float = 1.0, sample: int = 0) -> Tensor:
-        """A map of the small picture beside a latent: nothing but seed, sample and pixels matters to what is drawn."""
+        """A map of the small picture and a drawn latent, which depends on the seed, the sample and the pixels alone."""
         extended = self._extended(small)
         (height, width), channels = extended.shape[:2], 3 * self.scale**2
         key = hashlib.sha256(f"{seed} {hash_pixels(small)} {sample}".encode()).digest()
@@ -76,7 +76,7 @@ class Canvas:
         return to_pixels(x[top:, left:], self.size, grey=self.grey)
 
     def with_latent(self, small: Pixels, latent: Latent) -> Tensor:
-        """A map of the small picture beside the latent that an earlier version kept, rounding undone.
+        """A map of the small picture and the latent that an earlier version kept, rounding undone.
 
         Raises:
             InputError: the latent is of another size.

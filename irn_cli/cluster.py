@@ -69,7 +69,7 @@ class Throughput:
         self._live, self._begin = changed.live, self._begin or time.monotonic()
 
     def describe(self, done: int) -> str:
-        """`2 workers, 3.1 files/s` for so many files done; empty without a cluster."""
+        """As `2 workers, 3.1 files/s`, given the files done so far; empty without a cluster."""
         if self._live is None:
             return ""
         rate = done / max(time.monotonic() - self._begin, 1e-3)

@@ -34,7 +34,7 @@ from irn_cli.threads import TorchPool
 REACH = 5  # pixels that a dense block sees to each side: five 3x3 convolutions
 _ALIGNMENT = 16  # columns: at some odd widths (389) oneDNN's convolutions take twice the time
 _CPU_COLUMNS = 240  # and 48 rows at a time: as measured (benchmarks/README.md)
-_CPU_POSITIONS = _CPU_COLUMNS * (48 + 3)  # two rows are kept, and one may come of padding; half as many more at most
+_CPU_POSITIONS = _CPU_COLUMNS * (48 + 3)  # two rows are kept, and one may come from padding; half as many more at most
 _ONE_TILE = 1 << 12  # positions of a map so small that threads would mostly wait for Python's lock
 _CUDA_POSITIONS = 1 << 22  # fed at a time, up to half as many more: cuDNN counts a tensor's elements in 31 bits
 _FEWEST_ROWS = 16  # fed at a time; after the first 2 * REACH of them, every convolution of a dense block has work
@@ -161,7 +161,7 @@ class Engine:
         return u if u.data_ptr() == given.data_ptr() else given.view(u.shape).copy_(u)
 
     def _threads(self) -> int:
-        """How many threads share the tiles: on the CPU as many as torch may use here, beside a GPU none."""
+        """How many threads share the tiles: on the CPU as many as torch may use here, with a GPU none."""
         return torch.get_num_threads() if self._device.type == "cpu" else 0
 
     def _plan(self, nbytes: int) -> bool:
@@ -235,7 +235,7 @@ def plan_memory(device: torch.device, memory: int | None, nbytes: int, each: int
         least: positions of the smallest tile.
 
     Returns:
-        Whether the maps fit the device beside the tiles, and the most positions that a tile may hold.
+        Whether the maps fit the device together with the tiles, and the most positions that a tile may hold.
 
     Raises:
         DeviceError: there is not enough memory even for the smallest tile.
@@ -271,7 +271,7 @@ class _Half:
         self.channels = weights[0].shape[1] + len(weights[-1])  # of the map: what is read, and what is written
         self.cost = sum(weight.numel() for weight in weights)  # multiplications per position
         widest = max(weight.shape[1] for weight in weights if weight.dim() == 4)
-        # Two windows, what comes of them, and as much again for the convolution's own; the couplings' float32.
+        # Two windows, their convolutions' results, and as much again for the convolution's own; the couplings' float32.
         self.bytes_per_position = 4 * widest * dtype.itemsize + 16 * self.channels
 
     def couple(self, target: Tensor, outputs: list[Tensor], upscaling: bool) -> None:
@@ -311,14 +311,14 @@ class _Dense:
     """A dense block, or two that read the same input, run down a tile a few rows at a time.
 
     The input of the k-th convolution is a window that rolls: the two rows that it kept, then those that have just come.
-    The result goes into the next window beside the same rows of this one::
+    The result goes into the next window, next to the same rows of this one::
 
         window 1   x                      -> conv1 -> f1
         window 2   x, f1                  -> conv2 -> f2
         ...
         window 5   x, f1, f2, f3, f4      -> conv5 -> result
 
-    In float32 on the CPU, copying the widest window costs too much: there, window 5 is f4 beside what conv5 makes of
+    In float32 on the CPU, copying the widest window costs too much: there, window 5 is f4 and what conv5 makes of
     window 4.
 
     Where the picture begins or ends, so does every window, and zeros stand for what is beyond. Elsewhere the tile's
@@ -426,10 +426,10 @@ class _Window:
 
 
 class Convolution:
-    """A 3x3 convolution; zeros beside the columns, and above and below if asked for.
+    """A 3x3 convolution; padded with zeros on both sides, and above and below if asked for.
 
     A processor multiplies 16 numbers at once, and F's last convolution gives 3. There the outputs of four neighbours
-    come of one convolution of stride 4: as its 12 channels they lie in memory in the same order as before.
+    come from one convolution of stride 4: as its 12 channels they lie in memory in the same order as before.
 
     Args:
         weight: (C', C, 3, 3).
@@ -501,8 +501,8 @@ def _haar_rows(blocks: Tensor, bands: Tensor, upscaling: bool, rows: slice) -> N
 class Workers:
     """Threads that share the tiles of a pass; torch gives each one thread, and keeps the caller's as they are.
 
-    A lone tile is the caller's, with all the threads that torch has there, and so are all beside a GPU: a thread of its
-    own could not use the plans that torch keeps of cuDNN for each thread.
+    A lone tile is the caller's, with all the threads that torch has there, and so are all tiles on a GPU: other threads
+    could not use the cuDNN plans that torch keeps for each thread.
     """
 
     def __init__(self, count: int) -> None:

@@ -162,7 +162,7 @@ def _require_free(target: Path, overwrite: bool) -> None:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether something has this name, be it a link that leads nowhere; `os.path.lexists` denies too long names."""
+    """Whether something has this name, even a link that leads nowhere; `os.path.lexists` denies too long names."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,7 +1,7 @@
-"""The gradient of the decoder, exact and in bounded memory: how a restored picture follows from what it is restored of.
+"""The gradient of the decoder, exact and in bounded memory: from a restored picture to its small one and latent.
 
 The network is invertible, so nothing of the way up is kept. From the restored picture it is walked down again, half a
-coupling block at a time, and what a half had read is recomputed from what it gave. Beside the engine's map u, channels
+coupling block at a time, and what a half had read is recomputed from what it gave. Next to the engine's map u, channels
 x1 | x2, lies one of the gradient, g1 | g2; y1 and y2 are what the decoder had in their places::
 
     x1 = y1 - F(x2)                  g2 -= F'(x2)^T g1,                               y1 = x1 + F(x2)
@@ -49,7 +49,7 @@ class Gradient:
         self._halves = [half for block in blocks for half in (_F(block, device, dtype), _GH(block, device, dtype))]
 
     def pull_back(self, x: Tensor, gradient: Tensor, progress: Progress | None = None) -> tuple[Tensor, Tensor]:
-        """Take a loss's gradient from the restored picture down to what it was restored of.
+        """Take a loss's gradient from the restored picture down to what it was restored from.
 
         Args:
             x: (H, W, 3) float32, contiguous: what `Engine.upscale` gave. It is consumed.

@@ -1,6 +1,6 @@
 """The mark: 64 bits in the lowest bits of a small picture's green, which say how to restore it without its record.
 
-Galleries, hosts and optimisers drop what a file holds beside its pixels. The mark stays in every copy that has the same
+Galleries, hosts and optimisers drop what a file holds besides its pixels. The mark stays in every copy with the same
 pixels: after another filter, palette, colour type, container or depth. `docs/record.md` has its layout.
 """
 
@@ -67,7 +67,7 @@ def _places(picture: Picture) -> NDArray[np.int64]:
 
 
 def _spread(count: int) -> NDArray[np.int64]:
-    """64 indices, evenly spread over so many."""
+    """64 indices, evenly spread from 0 to `count`."""
     return (2 * np.arange(64) + 1) * count // 128
 
 

@@ -48,7 +48,7 @@ _PROMISES = (  # what XMP says to follow the picture in its file: namespace, beg
 
 @dataclass(frozen=True)
 class Metadata:
-    """What stands in a file beside its pixels and our record."""
+    """What a file holds besides its pixels and our record."""
 
     orientation: int  # EXIF's, 1 to 8; it is taken out of EXIF and XMP
     icc: bytes | None  # of any kind
@@ -246,7 +246,7 @@ def _dpi_of(exif: bytes | None) -> tuple[float, float] | None:
 
 
 def save_options(picture: Picture, kind: str) -> tuple[dict[str, Any], list[str]]:
-    """What Pillow is to write beside the pixels, record included, as options of `save`; and what it cannot, by name."""
+    """Options of Pillow's `save` that write metadata and record; and names of what the format cannot hold."""
     icc, lost = picture.icc, []
     if icc and picture.mode == "L" and kind in ("WEBP", "AVIF"):  # which store grey as colour
         icc, lost = None, ["the colour profile of a grey picture"]

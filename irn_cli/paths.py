@@ -55,7 +55,7 @@ def is_remote(path: object) -> bool:
 
 
 def exists(path: Path) -> bool:
-    """Whether anything has that name, be it a link that leads nowhere."""
+    """Whether anything has that name, even a link that leads nowhere."""
     return _ask(path, "exists") if is_remote(path) else os.path.lexists(path)
 
 

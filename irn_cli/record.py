@@ -103,7 +103,7 @@ def to_text(record: Record | Restored) -> str:
 
 
 def is_record(text: str) -> bool:
-    """Whether a text is a record, be it damaged or too new; another program's text may have the same key."""
+    """Whether a text is a record, even a damaged or too new one; another program's text may have the same key."""
     return re.match(r'\s*\{\s*"irn"\s*:', text) is not None
 
 

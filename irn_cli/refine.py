@@ -148,7 +148,7 @@ def residual(x: Tensor, original: Pixels, corner: tuple[int, int], *, grey: bool
         grey: whether `upscale` takes the mean of the channels.
 
     Returns:
-        (H', W', 3), zero beside the picture, on the same device.
+        (H', W', 3), zero outside the picture, on the same device.
     """
     height, width = original.shape[:2]
     gradient = torch.zeros_like(x)

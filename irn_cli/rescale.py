@@ -313,7 +313,7 @@ class Rescaler:
         stages: Iterator[Progress | None],
         refining: Callable[[Refinement], None] | None,
     ) -> tuple[Pixels, Refinement]:
-        """The best small picture found in so many iterations, judged by what `upscale` makes of it by default."""
+        """The best small picture found, judged by what `upscale` makes of it by default."""
         with self._building:
             if self._gradient is None:
                 self._gradient = Gradient(self.model, self._device, self._sampling, self._memory)

@@ -44,7 +44,7 @@ class Cores:
 
 
 class TorchPool(ThreadPoolExecutor):
-    """Threads in each of which torch computes with so many of its own; the caller keeps those that it has."""
+    """Threads in each of which torch computes with `each` threads of its own; the caller's setting stays."""
 
     def __init__(self, workers: int, name: str, each: int = 1) -> None:
         import torch
@@ -68,7 +68,7 @@ def set_threads(asked: int | None, cores: Cores | None = None) -> str | None:
     """Set how many threads torch computes with, in this thread and those that it starts.
 
     Args:
-        asked: so many; None leaves it to torch, or to OMP_NUM_THREADS, or to `cores`.
+        asked: how many; None leaves it to torch, or to OMP_NUM_THREADS, or to `cores`.
         cores: where torch would have more threads than others leave free cores, take no more than those.
 
     Returns:

@@ -29,6 +29,7 @@ class Shares:
         return self.pixels[source] + _OVERHEAD
 
     def progress(self, source: Path, share: float) -> None:
+        """Take note of how far a job is, 0 to 1."""
         self._begin = self._begin or time.monotonic()
         share = max(share, self._under_way.get(source, 0.0))
         if source in self.pixels:
@@ -36,6 +37,7 @@ class Shares:
         self.at_once = max(self.at_once, sum(share < 1 for share in self._under_way.values()))
 
     def end(self, outcome: Outcome) -> None:
+        """Take note of what became of a job."""
         if outcome.source not in self.pixels:
             return
         self._under_way.pop(outcome.source, None)

@@ -182,6 +182,8 @@ class _Command(click.Command):
 
 
 class Group(click.Group):
+    """A group of such commands, which are listed where none has the name that was given."""
+
     command_class = _Command
     group_class = type
 
@@ -282,7 +284,7 @@ class Runner(Device):
 
 
 def prepare_torch(threads: int | None) -> None:
-    """Load torch for work on pictures: with so many threads, which sleep between operations, and a tuned allocator.
+    """Load torch for work on pictures: with threads that sleep between operations, and a tuned allocator.
 
     By default OpenMP's threads wait in a loop. That pays in training, where fewer threads are the answer to other
     programs that want the cores. Pictures are shared out to threads of our own, which need not wait for each other, and

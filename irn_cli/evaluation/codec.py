@@ -1,4 +1,4 @@
-"""A whole picture in so many bytes: what JPEG, WebP and AVIF make of the space that a small picture takes."""
+"""A whole picture in a given number of bytes: what JPEG, WebP and AVIF make of the space a small picture takes."""
 
 import io
 from typing import Any, Literal

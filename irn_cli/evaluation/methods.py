@@ -304,7 +304,7 @@ def load_methods(
         scale: which one; that of models and upscalers where None, and 4 where there are none.
         upscalers: files of super-resolution networks.
         results: other programs' pictures, as `find_results` takes them.
-        refine: where not 0, each model is a second method too, whose small pictures are refined so many times.
+        refine: where not 0, each model is measured a second time, with small pictures refined in so many iterations.
         device: as `Rescaler`'s.
         precision: as `Rescaler`'s.
         memory: as `Rescaler`'s.

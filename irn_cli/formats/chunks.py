@@ -1,4 +1,4 @@
-"""The chunks of a PNG beside its pixels: Pillow passes over some without a word, and keeps of others only the text."""
+"""The chunks of a PNG other than its pixels: Pillow ignores some in silence, and keeps only the text of others."""
 
 import struct
 import zlib

@@ -22,7 +22,7 @@ _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # width t
 class JxlImageFile(ImageFile.ImageFile):
     """A JPEG XL file, decoded when its pixels are asked for.
 
-    Beside what Pillow says of any file, `info` has `bits`, to a sample (0 is not known), and `animated`.
+    Besides what Pillow says of any file, `info` has `bits`, to a sample (0 is not known), and `animated`.
     """
 
     format = "JXL"

@@ -36,7 +36,7 @@ class Format:
     suffixes: tuple[str, ...]  # the first is the one that we give
     lossless: dict[str, Any] | None  # options to lose nothing with; None where it always loses something
     quality: int | None  # where it loses something: 1 to 100, unless another is asked for; None where it never does
-    lossy: dict[str, Any] = field(default_factory=dict)  # options to lose something with, beside `quality`
+    lossy: dict[str, Any] = field(default_factory=dict)  # further options where it loses something
     longest: int = 2**31 - 1  # pixels a side
     transparency: bool = True
     colour_profile: bool = True

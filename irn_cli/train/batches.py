@@ -108,7 +108,7 @@ class Batches:
         return self._pixels[start : start + height * width].view(height, width, 3).cpu().numpy()
 
     def _staged(self, tensor: Tensor) -> Tensor:
-        """In pinned memory, from which a copy to the GPU runs beside its work."""
+        """In pinned memory, from which the GPU copies while it works."""
         return tensor.pin_memory() if self._device.type == "cuda" else tensor
 
 

@@ -40,7 +40,7 @@ class LeanDenseBlock(DenseBlock):
 
 
 class LeanInvBlock(InvBlock):
-    """A coupling of lean dense blocks, on the weights of another; on a GPU, H works beside G, which reads the same.
+    """A coupling of lean dense blocks, on the weights of another; on a GPU, G and H run at the same time.
 
     Most of their kernels are too small to fill a GPU (`benchmarks/README.md`).
     """
@@ -69,7 +69,7 @@ def use_lean_blocks(network: IRN, dtype: torch.dtype, side: torch.cuda.Stream | 
     Args:
         network: what is changed.
         dtype: the convolutions' arithmetic.
-        side: a stream beside the one that the network runs on.
+        side: a second stream, for work at the same time as the network's own.
     """
     for k, block in enumerate(network.operations):
         if isinstance(block, InvBlock):
@@ -135,7 +135,7 @@ class _DenseFunction(torch.autograd.Function):
 
 
 def _aligned(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
-    """(B, C, H, W) tensors beside each other, channels last and a multiple of 8 of them: the last ones are zeros."""
+    """(B, C, H, W) tensors one after another, channels last, padded with zeros to a multiple of 8 channels."""
     batch, channels, height, width = parts[0].shape
     count = len(parts) * channels
     shape = batch, count + -count % _MULTIPLE, height, width

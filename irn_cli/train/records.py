@@ -1,4 +1,4 @@
-"""What a run leaves behind beside its weights: `log.jsonl`, `curve.svg`, `preview.png`, and a log for TensorBoard."""
+"""What a run leaves besides its weights: `log.jsonl`, `curve.svg`, `preview.png`, and a log for TensorBoard."""
 
 import json
 import os
