@@ -5,7 +5,7 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,8 @@ from irn_cli.weights import save_model
 from tests.helpers import make_tiny_model, photo_like
 
 pytest.importorskip("upath", reason="universal_pathlib is not installed: pip install 'irn-cli[remote]'")
+
+call = partial(CliRunner().invoke, irn, standalone_mode=False)
 
 
 @pytest.fixture
@@ -207,6 +209,33 @@ def endpoint() -> Iterator[str]:
         yield address
 
 
+def made_small(bucket: str, stored: Callable[[], list[str]]) -> list[str]:
+    """Make a bucket's photos small, one of which is broken, twice more where all is done; the first command line.
+
+    Args:
+        bucket: its URL.
+        stored: lists the names of what is in it.
+    """
+    down = ["downscale", f"{bucket}/photos", "-o", f"{bucket}/small", "--keep-latent"]
+    done = call([*down, "--json"])
+    assert done.return_value == 1, (done.output, done.exception)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["source"], row["status"]) for row in rows] == [
+        (f"{bucket}/photos/a b/one.png", "done"),
+        (f"{bucket}/photos/broken.jpg", "failed"),
+        (f"{bucket}/photos/two.png", "done"),
+    ]
+    assert [name for name in stored() if name.startswith("small/")] == [
+        "small/a b/one_down4.latent.safetensors",
+        "small/a b/one_down4.png",
+        "small/two_down4.latent.safetensors",
+        "small/two_down4.png",
+    ]
+    assert "2 skipped, 1 failed" in call([*down, "--skip-existing"]).stderr
+    assert "2 skipped, 1 failed" in call([*down, "--update"]).stderr
+    return down
+
+
 def test_a_batch_on_s3(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import boto3
     from s3fs import S3FileSystem
@@ -225,26 +254,9 @@ def test_a_batch_on_s3(endpoint: str, tmp_path: Path, monkeypatch: pytest.Monkey
         client.upload_file(str(tmp_path / "photo.png"), "bucket", f"photos/{name}")
     client.put_object(Bucket="bucket", Key="photos/broken.jpg", Body=b"no picture")
     save_model(tmp_path / "weights" / "irn-x4.safetensors", make_tiny_model(4))
-    call = partial(CliRunner().invoke, irn, standalone_mode=False)
-
-    down = ["downscale", "s3://bucket/photos", "-o", "s3://bucket/small", "--keep-latent"]
-    done = call([*down, "--json"])
-    assert done.return_value == 1, done.output
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [(row["source"], row["status"]) for row in rows] == [
-        ("s3://bucket/photos/a b/one.png", "done"),
-        ("s3://bucket/photos/broken.jpg", "failed"),
-        ("s3://bucket/photos/two.png", "done"),
-    ]
-    stored = [one["Key"] for one in client.list_objects_v2(Bucket="bucket", Prefix="small/")["Contents"]]
-    assert stored == [
-        "small/a b/one_down4.latent.safetensors",
-        "small/a b/one_down4.png",
-        "small/two_down4.latent.safetensors",
-        "small/two_down4.png",
-    ]
-    assert "2 skipped, 1 failed" in call([*down, "--skip-existing"]).stderr
-    assert "2 skipped, 1 failed" in call([*down, "--update"]).stderr
+    down = made_small(
+        "s3://bucket", lambda: [one["Key"] for one in client.list_objects_v2(Bucket="bucket")["Contents"]]
+    )
     time.sleep(1)  # S3 counts in seconds
     client.upload_file(str(tmp_path / "photo.png"), "bucket", "photos/two.png")
     assert "1 done, 1 skipped, 1 failed" in call([*down, "--update"]).stderr
@@ -307,26 +319,8 @@ def test_a_batch_on_google_cloud_storage(google: str, tmp_path: Path, monkeypatc
         write(tmp_path / "photo.png", Picture(photo_like(22, 30, len(name))), overwrite=True)
         put(f"photos/{name}", (tmp_path / "photo.png").read_bytes())
     put("photos/broken.jpg", b"no picture")
-    call = partial(CliRunner().invoke, irn, standalone_mode=False)
 
-    down = ["downscale", "gs://bucket/photos", "-o", "gs://bucket/small", "--keep-latent"]
-    done = call([*down, "--json"])
-    assert done.return_value == 1, (done.output, done.exception)
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [(row["source"], row["status"]) for row in rows] == [
-        ("gs://bucket/photos/a b/one.png", "done"),
-        ("gs://bucket/photos/broken.jpg", "failed"),
-        ("gs://bucket/photos/two.png", "done"),
-    ]
-    listed = json.loads(request("/storage/v1/b/bucket/o?prefix=small/"))
-    assert [one["name"] for one in listed["items"]] == [
-        "small/a b/one_down4.latent.safetensors",
-        "small/a b/one_down4.png",
-        "small/two_down4.latent.safetensors",
-        "small/two_down4.png",
-    ]
-    assert "2 skipped, 1 failed" in call([*down, "--skip-existing"]).stderr
-    assert "2 skipped, 1 failed" in call([*down, "--update"]).stderr
+    made_small("gs://bucket", lambda: [one["name"] for one in json.loads(request("/storage/v1/b/bucket/o"))["items"]])
     large = call(["upscale", "gs://bucket/small/*.png", "-o", f"file://{tmp_path}/large"])
     assert large.return_value == 0, (large.output, large.exception)
     restored = read(tmp_path / "large" / "two_up4.png").pixels
@@ -340,7 +334,6 @@ def test_pictures_of_a_store_are_measured_and_compared(store: str, tmp_path: Pat
         for at in (f"{store}/photos/{name}", f"{store}/other/photos/{name}", originals / "photos" / name):
             write(at, picture)
     write(to_path(f"{store}/photos/own.png"), Rescaler(make_tiny_model(4), "cpu", "fp32").downscale(picture))
-    call = partial(CliRunner().invoke, irn, standalone_mode=False)
 
     def measure(data: str, results: str) -> list[dict[str, object]]:
         command = ["eval", "--data", data, "--baseline", "bicubic", "--results", f"same={results}", "--json", "-", "-q"]
