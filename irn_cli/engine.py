@@ -448,12 +448,12 @@ class Convolution:
 
     @classmethod
     def of(cls, convs: Sequence[nn.Module], twice: int, device: torch.device, dtype: torch.dtype) -> Self:
-        """Make one of several of the same input, whose first `twice` channels come in two parts, to be added."""
+        """Join those of the same input, whose first `twice` channels come as two parts, to be added."""
         weight, bias = (torch.cat([getattr(conv, name).detach() for conv in convs]) for name in ("weight", "bias"))
         return cls(torch.cat([weight[:, :twice], weight], 1).to(device, dtype), bias.to(device, dtype))
 
     def split(self, count: int) -> tuple[Self, Self]:
-        """In two: one of all channels but the last `count`, and one of its result, which is passed on, and those."""
+        """In two: one that reads all channels but the last `count`, and one that reads those and adds its result."""
         outputs = len(self.weight)
         passed = torch.zeros_like(self.weight[:, :outputs])
         passed[:, :, 1, 1] = torch.eye(outputs)

@@ -124,7 +124,7 @@ class _Half:
         self.bytes_per_position = numbers * dtype.itemsize + 24 * self.channels
 
     def walk(self, u: Tensor, g: Tensor, tile: Tile, device: torch.device) -> tuple[tuple[slice, slice], Tensor]:
-        """Rewrite a tile of both maps but for the gradient of what is read around it, which is returned."""
+        """Rewrite a tile of both maps; returns what is to be added, also around it, to the gradient of what is read."""
         height, width, _ = u.shape
         top, bottom = max(tile.top - REACH, 0), min(tile.bottom + REACH, height)
         left, right = max(tile.left - REACH, 0), min(tile.right + REACH, width)
@@ -150,7 +150,7 @@ class _Half:
         return around, part
 
     def _couple(self, target: Tensor, gradient: Tensor, outputs: list[Tensor]) -> list[Tensor]:
-        """Rewrite what is written, and its gradient, and give that of the dense blocks' results."""
+        """Rewrite what is written, and its gradient; returns the gradients of the dense blocks' results."""
         raise NotImplementedError
 
 

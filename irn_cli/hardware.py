@@ -26,7 +26,7 @@ def may_have_gpu() -> bool:
 
 
 def check_device(name: str) -> None:
-    """Refuse what is no device's name; whether the device is there, `device.resolve_device` says.
+    """Refuse what is not the name of a device; whether it is there, `device.resolve_device` says.
 
     Raises:
         UsageError: the name means nothing.

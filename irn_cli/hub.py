@@ -48,7 +48,7 @@ def fetch(reference: str) -> Path:
 
 
 def _snapshot(reference: str, repository: str, revision: str | None, files: str) -> Path:
-    """The folder in the cache with a repository's files of a pattern."""
+    """The folder in the cache with those of a repository's files that match a pattern."""
     try:
         import huggingface_hub
         from huggingface_hub import errors

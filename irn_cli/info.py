@@ -52,7 +52,7 @@ class Info:
         }
 
     def lines(self) -> Iterator[str]:
-        """The same for people: a line of its own, and what belongs to it indented."""
+        """The same for people: a line for the file, and below it, indented, what belongs to it."""
         told = [self.format or "unusable"]
         told += ["{}x{}".format(*self.size)] if self.size else []
         told += [f"{self.bytes:,} bytes"] if self.bytes else []

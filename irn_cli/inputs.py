@@ -127,7 +127,7 @@ def _in_directory(directory: Path) -> dict[Path, Path]:
 
 
 def walk(directory: Path) -> Iterator[Path]:
-    """Find what is named like a picture in a directory and below, in order; hidden names and linked directories not.
+    """Find what is named like a picture in a directory and below, in order; hidden names and linked folders left out.
 
     Pictures of formats that we do not read are among them: whoever reads them reports that they are left out. Likewise,
     a directory that may not be searched stands for what is in it, and so does a link that leads nowhere: whoever reads

@@ -51,7 +51,7 @@ Kept = KeptOriginal | Latent
 
 
 def latent_path(small: str | os.PathLike[str]) -> Path:
-    """Where what is kept beside a small picture lies: `photo_down4.png` -> `photo_down4.latent.safetensors`."""
+    """The path of what is kept beside a small picture: `photo_down4.png` -> `photo_down4.latent.safetensors`."""
     return to_path(small).with_suffix(".latent.safetensors")
 
 

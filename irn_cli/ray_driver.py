@@ -239,7 +239,7 @@ def _fitting(node: dict[str, float], cpus: float, gpus: float) -> int:
 
 
 def _reach(address: str) -> None:
-    """See whether anyone answers there; an `OSError` where not."""
+    """Connect, and hang up; raises `OSError` where nobody answers."""
     host, _, port = address.rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), _BEAT).close()
 
@@ -263,7 +263,7 @@ def _leave(_number: int, _frame: object) -> NoReturn:
 
 
 def main() -> None:
-    """Serve the process that started this one, whose end of a pipe is ours by the number in our argument."""
+    """Serve the process that started this one, over the pipe whose descriptor is our argument."""
     import ray
 
     connection = Connection(int(sys.argv[1]))

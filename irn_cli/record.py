@@ -27,7 +27,7 @@ Value = TypeVar("Value")
 
 
 def _since(version: int, default: Value) -> Value:
-    """A field that came later than the first ones, and from which format on a reader must know it."""
+    """A field that was added later, with the format from which on a reader must know it."""
     return dataclasses.field(default=default, metadata={"since": version})
 
 

@@ -49,7 +49,7 @@ class WeightsInfo:
 
     @property
     def scores(self) -> dict[str, str]:
-        """What the notes say of test sets, by their names, those of the shortest names first."""
+        """What the notes say of test sets, by name, the shortest names first."""
         found = {key.removeprefix(_SCORES): text for key, text in self.notes.items() if key.startswith(_SCORES)}
         return dict(sorted(found.items(), key=lambda one: (len(one[0]), one[0])))
 
@@ -117,7 +117,7 @@ def save_model(
 
     Raises:
         OutputError: the file exists already or cannot be written.
-        ValueError: a note bears the name of one of the format's own fields.
+        ValueError: a note has the name of one of the format's own fields.
     """
     import torch
 

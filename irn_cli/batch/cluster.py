@@ -70,7 +70,7 @@ def run_on_cluster(
 
 @contextmanager
 def _mark(outputs: Outputs, jobs: Sequence[Job]) -> Iterator[Path | None]:
-    """Leave a file in the output directory meanwhile, by which a worker knows that it sees the same directory.
+    """Keep a file in the output directory for as long as the batch runs: a worker that sees it sees the same directory.
 
     Else one that has a directory of that name on its own disk would write results there, and call them done. The file
     is locked: one that nobody holds is swept after a day, as what a killed run left behind.

@@ -88,14 +88,14 @@ def _bytes_in(directory: Path) -> int:
 
 
 def _moved(jobs: Sequence[Job], directory: Path) -> Iterator[Job]:
-    """Jobs that write into a directory of their own each."""
+    """The jobs, each writing into a directory of its own."""
     for number, job in enumerate(jobs):
         names = ("out.png" if target == STREAM else target.name for target in job.targets)
         yield replace(job, targets=tuple(directory / str(number) / name for name in names))
 
 
 def count(plan: Sequence[Job | Outcome], estimated: Estimate | None) -> dict[str, int | float | None]:
-    """What a plan would do, in numbers: pictures and (large) pixels to be worked on, results that exist already, ..."""
+    """What a plan would do, in numbers: pictures to be worked on, their pixels at full size, existing results ..."""
     jobs = [item for item in plan if isinstance(item, Job)]
     there = (Code.EXISTS, Code.OUTDATED)
     existing = [item for item in plan if isinstance(item, Outcome) and item.code in there]

@@ -84,7 +84,7 @@ def run(
 
 
 class _Stopped(Exception):  # noqa: N818  # no error: it ends the work that nobody waits for any more
-    """Raised out of the progress of a job when the batch ends before it."""
+    """Raised by a job's `report` when the batch ends before the job."""
 
 
 class _Pipeline:
@@ -207,7 +207,7 @@ class _Pipeline:
 
 @dataclass
 class _InFlight:
-    """A job that may still be worked on, or its files be written."""
+    """A job that may still be worked on, or whose files may still be being written."""
 
     job: Job
     working: Future[None] = field(init=False)

@@ -32,7 +32,7 @@ class Outputs:
         return self.existing in ("update", "replace")
 
     def called(self, default: str, stem: str, scale: int) -> str:
-        """What a result is called: the template, that of `name` or else the default one, filled in.
+        """What a result is called: `name`, or else the default template, filled in.
 
         Raises:
             UsageError: it has other fields, or names no file.
@@ -83,13 +83,13 @@ class Outputs:
 
 
 def check_outputs(plan: Sequence[Job | Outcome], outputs: Outputs) -> list[Job | Outcome]:
-    """`check_output` for each item of a plan."""
+    """Apply `check_output` to each item of a plan."""
     remote = any(is_remote(target) for item in plan if isinstance(item, Job) for target in item.targets)
     return map_paths(lambda item: check_output(item, outputs), plan, remote=remote)
 
 
 def check_output(item: Job | Outcome, outputs: Outputs) -> Job | Outcome:
-    """A job, or its outcome where what it would write is there already, or cannot be written."""
+    """A job; or its outcome, if what it would write exists already or cannot be written."""
     if isinstance(item, Outcome):
         return item
     targets = [target for target in item.targets if target != STREAM]

@@ -29,7 +29,7 @@ def plan_downscale(
     smaller: Sequence[int] = (),
     copy: bool = False,
 ) -> list[Job | Outcome]:
-    """Decide what each input becomes small as; a picture that irn made is skipped.
+    """Decide what each input becomes when it is made small; a picture that irn made is skipped.
 
     Where several inputs have one name, as `a.jpg` and `a.png`, the first that can be read gets the plain name for its
     result, the others one with their format in it.
@@ -74,7 +74,7 @@ def plan_downscale(
 def plan_upscale(
     inputs: Sequence[Input], outputs: Outputs, scale: int | None, *, samples: int, spread: bool
 ) -> list[Job | Outcome]:
-    """Decide what each input becomes large as; names as `plan_downscale`.
+    """Decide what each input becomes when it is made large; names as `plan_downscale`.
 
     A restored picture is skipped; in directories also one without a record, unless a scale is given for such.
 
@@ -123,7 +123,7 @@ def _original_name(record: Record, ending: str, format_name: FormatName | None) 
 
 
 def _named_factor(path: Path) -> int | None:
-    """How many times smaller a picture is by its name."""
+    """How many times smaller a picture is, as its name says."""
     found = re.search(r"_down([248])$", path.stem)
     return int(found[1]) if found else None
 
@@ -173,7 +173,7 @@ def _renamed(item: Job, source: Input, decide: Decide, reason: str, names: "_Nam
 
 
 class _Names:
-    """Whose the names of results are: this run's inputs' and results', and those that earlier runs made."""
+    """Which names of results are taken: by this run's inputs and results, and by what earlier runs made."""
 
     def __init__(self, plan: Sequence[Job | Outcome]) -> None:
         jobs = [item for item in plan if isinstance(item, Job)]
@@ -203,7 +203,7 @@ class _Names:
         return next((f"{target} is made from {name}" for target, name in others), "")
 
     def _differ(self, source: Input, original: str, name: str) -> bool:
-        """Whether a name is not the original's, not even from before its case was changed."""
+        """Whether a name is another original's; one that differs only in case is the original's own, renamed."""
         if name.casefold() == original.casefold():
             return name != original and self._identity(source.path.with_name(name)) in self._users
         return bool(name)
@@ -219,7 +219,7 @@ def _made_from(target: Path) -> str:
 
 
 def _attempt(source: Input, decide: Decide, ending: str = "") -> Job | Outcome:
-    """What is decided on an input; whatever goes wrong, but for the command line, is its failure alone."""
+    """What is decided on an input; whatever goes wrong is its failure alone, unless the command line is wrong."""
     if source.missing:
         return Outcome(source.path, "failed", Code.MISSING, source.missing)
     if not source.named and (reason := unreadable(source.path)):

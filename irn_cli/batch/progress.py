@@ -193,14 +193,14 @@ class _Display:
 
 
 def _directory_of_all(sources: Collection[Path]) -> str:
-    """How the names of all sources begin, up to the end of a directory's name: what the bar need not show."""
+    """The directory that all sources have in common, which the bar need not show."""
     outermost = [chosen(map(str, sources), default="") for chosen in (min, max)]
     prefix = os.path.commonprefix(outermost)  # noqa: RUF071  # by characters, as URLs need it; then cut between names
     return prefix[: 1 + max(prefix.rfind(separator) for separator in ("/", os.sep))]
 
 
 def _tail(name: str, width: int) -> str:
-    """The end of a name, which is as wide as that at most."""
+    """The end of a name, at most `width` columns wide."""
     if cell_len(name) <= width:
         return name
     while cell_len(name) > width - 1:

@@ -92,7 +92,7 @@ class Storage:
 
 
 def _removed(old: Path, new: Path) -> str:
-    """Remove a file that another replaces, unless it is the same; what is to be told of that."""
+    """Remove a file that another replaces, unless both are the same; returns a line about it for the user."""
     try:
         if not same_file(old, new):
             remove(old)
@@ -103,7 +103,7 @@ def _removed(old: Path, new: Path) -> str:
 
 
 def size_of(source: Path) -> int | None:
-    """Bytes of a file, where they can be told."""
+    """Bytes of a file; None where they are not known."""
     with suppress(OSError):
         return None if source == STREAM else byte_count(source)
     return None

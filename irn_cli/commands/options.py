@@ -116,7 +116,7 @@ class Scales(click.ParamType[tuple[int, ...]]):
 
 
 class Weights(click.Path):
-    """Weights by name or path; a shell completes names, and files where none begins so."""
+    """Weights by name or path; a shell completes names, and files where no name begins that way."""
 
     def __init__(self) -> None:
         super().__init__(readable=False)
@@ -131,7 +131,7 @@ class Weights(click.Path):
 
 
 class _Option(click.Option):
-    """An option that the help shows in a section, with a default in words as it stands, and without its range.
+    """An option that the help shows in a section, without its range; a default in words is shown as it is.
 
     An empty value is refused: it comes from a shell's variable that is not set, and would pass for no option at all.
     """
@@ -182,7 +182,7 @@ class _Command(click.Command):
 
 
 class Group(click.Group):
-    """A group of such commands, which are listed where none has the name that was given."""
+    """A group of such commands; an unknown one is answered with the list of them."""
 
     command_class = _Command
     group_class = type

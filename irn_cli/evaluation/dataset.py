@@ -102,7 +102,7 @@ def find_data_sets(directories: Sequence[Path], *, include_own: bool = False) ->
 
 
 def unambiguous(names: Sequence[str], longer: Sequence[str]) -> list[str]:
-    """Each name, or its longer form where several things bear it.
+    """Each name, or its longer form where several things share it.
 
     Raises:
         UsageError: two longer forms are alike as well.

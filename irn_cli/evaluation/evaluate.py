@@ -135,7 +135,7 @@ class _Trial:
     sets_budget: bool  # whether its file is what codecs are held against
 
     def start(self, pool: Executor) -> Callable[[], Score | Failure]:
-        """Do what needs this thread, leave the rest to the pool; what comes back waits for the row."""
+        """Do what needs this thread and leave the rest to the pool; returns a function that waits for the row."""
         if not self.method.busy:
             return pool.submit(self._alone).result
         try:
@@ -196,7 +196,7 @@ class _Trial:
         return Failure(self.original.dataset, self.original.name, self.method.name, str(error))
 
     def _close_budget(self) -> None:
-        """Where this method was to say how much a codec may spend, and cannot, let no codec wait for it."""
+        """Where this method was to say how much a codec may spend, and cannot, keep codecs from waiting for it."""
         if self.sets_budget and not self.original.budget.done():
             error = InputError(f"{self.method.name} gave no small picture to compare with")
             self.original.budget.set_exception(error)
@@ -240,7 +240,7 @@ def _size_as_png(picture: Picture) -> int:
 
 
 class _Here(Executor):
-    """Does what it is given at once, in the calling thread."""
+    """Runs what it is given at once, in the calling thread."""
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
         future: Future[Any] = Future()

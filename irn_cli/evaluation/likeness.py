@@ -62,9 +62,9 @@ class Likeness:
 
 
 def find_pairs(first: Path, second: Path) -> tuple[list[Pair | Incomparable], list[Path]]:
-    """Find what is to be compared: two pictures, or those of two folders that bear the same name.
+    """Find what is to be compared: two pictures, or those of two folders that have the same name.
 
-    Names need not be quite the same: the second may end in another format, and bear a suffix such as `_up4`.
+    Names need not be quite the same: the second may end in another format, and have a suffix such as `_up4`.
 
     Returns:
         The pairs, in the order of their names, and the pictures of the second folder that belong to none.

@@ -30,12 +30,12 @@ class Folder:
         method: str = "",
         kinds: Sequence[Kind] = ("restored", "small"),
     ) -> None:
-        """Look what is in a folder and below.
+        """List what is in a folder and below.
 
         Args:
             directory: the folder.
             scale: the factor in the suffixes; any where None.
-            method: another name that may stand behind a picture's.
+            method: another name that may follow a picture's.
             kinds: which pictures to look for; some programs write both into one folder.
 
         Raises:

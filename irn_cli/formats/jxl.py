@@ -109,7 +109,7 @@ def header(file: bytes) -> JxlHeader:
 
 
 class _Bits:
-    """Takes bits from the lowest of the first byte on."""
+    """Reads bits, the lowest of each byte first."""
 
     def __init__(self, data: bytes) -> None:
         self._left = int.from_bytes(data, "little")
@@ -120,7 +120,7 @@ class _Bits:
         return value
 
     def one_of(self, *counts: int) -> int:
-        """A number of as many bits as the choice of two says."""
+        """A number of as many bits as the next two choose."""
         return self.take(counts[self.take(2)])
 
 

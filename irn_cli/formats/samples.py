@@ -66,7 +66,7 @@ def inspect(image: ImageFile.ImageFile, head: bytes) -> Stored:
 
 
 def _wrongly_decoded(image: ImageFile.ImageFile, head: bytes, tags: Any) -> str:
-    """What Pillow would read wrongly without a word; mostly nothing."""
+    """What Pillow would misread in silence; empty for most files."""
     if image.format == "TIFF":
         if not set(tags.get(ExifTags.Base.SampleFormat, ())) <= {1, 4}:  # unsigned, undefined
             return "signed or floating-point samples"
@@ -93,7 +93,7 @@ def _is_reduced(image: ImageFile.ImageFile, head: bytes, raw: str) -> bool:
 
 
 def _hidden(image: ImageFile.ImageFile, key: tuple[int, ...]) -> NDArray[np.bool_] | None:
-    """Where 16-bit RGB has exactly a colour: decoded twice, once for the upper bytes and once for the lower ones."""
+    """Where 16-bit RGB is the colour `key`: decoded twice, once for the upper bytes, once for the lower ones."""
     if not image.fp:
         return None
     stand = image.fp.tell()

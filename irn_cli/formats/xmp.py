@@ -26,7 +26,7 @@ def find(xmp: bytes, namespace: str, name: str) -> str | None:
 
 
 def cut(xmp: bytes, namespace: str, names: str | tuple[str, ...] = "") -> bytes | None:
-    """Take out properties of a namespace whose names begin with one of some; without any, XMP comes back byte for byte.
+    """Take out a namespace's properties with certain beginnings; where there are none, XMP comes back byte for byte.
 
     Returns:
         None where no property is left.

@@ -112,7 +112,7 @@ def cache_directory() -> Path:
 
 
 def sweep_cache() -> int:
-    """Remove decoded pictures that no run uses, and none has begun with for a month; the bytes that this frees."""
+    """Remove decoded pictures that no run uses or has begun with for a month; returns the bytes that this frees."""
     freed = 0
     try:
         caches = list(cache_directory().glob("*.pixels"))

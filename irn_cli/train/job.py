@@ -103,7 +103,7 @@ class TrainingJob:
 
 
 def _version(run: Path) -> tuple[int, int] | None:
-    """Differs after each save into a run's directory."""
+    """Changes with each save into a run's directory."""
     try:
         status = (run / checkpoints.NAME).stat()
     except OSError:

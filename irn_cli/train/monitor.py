@@ -114,7 +114,7 @@ def stopping() -> Iterator[Callable[[], bool]]:
 
 
 def how_to_stop() -> str | None:
-    """What a run has to say that Ctrl-C does not reach; shell scripts start what they put into the background so."""
+    """How to stop a run that Ctrl-C does not reach, as shell scripts start background jobs; None for any other."""
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         return None
     return f"Ctrl-C does not reach a run in the background: kill {os.getpid()} saves and ends it"

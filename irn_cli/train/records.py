@@ -23,7 +23,7 @@ class Records:
     """Writes a run's events down, within its scope."""
 
     def __init__(self, run: Path, recipe: Recipe, *, tensorboard: bool = False) -> None:
-        """Read what there is; `tensorboard` has curves and previews written for TensorBoard too."""
+        """Read the log so far; with `tensorboard`, curves and previews are written for TensorBoard too."""
         self._run, self._recipe = run, recipe
         self._history = read_log(run / "log.jsonl")
         self._stack = ExitStack()

@@ -214,7 +214,7 @@ class Step:
         return model
 
     def agree(self, value: float) -> float:
-        """The largest of all processes' values: what they decide by must be the same."""
+        """The largest of all processes' values: they must decide by the same one."""
         if self.processes == 1:
             return value
         shared = torch.tensor(value, dtype=torch.float64, device=self.device)
