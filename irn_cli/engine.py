@@ -32,7 +32,7 @@ from irn_cli.model import IRN, SLOPE, DenseBlock, InvBlock
 from irn_cli.threads import TorchPool
 
 REACH = 5  # pixels that a dense block sees to each side: five 3x3 convolutions
-_ALIGNMENT = 16  # columns: at some odd widths (389) oneDNN's convolutions take twice the time
+ALIGNMENT = 16  # columns: at some odd widths (389) oneDNN's convolutions take twice the time
 _CPU_COLUMNS = 240  # and 48 rows at a time: as measured (benchmarks/README.md)
 _CPU_POSITIONS = _CPU_COLUMNS * (48 + 3)  # two rows are kept, and one may come from padding; half as many more at most
 _ONE_TILE = 1 << 12  # positions of a map so small that threads would mostly wait for Python's lock
@@ -62,6 +62,12 @@ class Tile:
         tops = [self.top + (self.bottom - self.top) * i // rows for i in range(rows + 1)]
         lefts = [self.left + (self.right - self.left) * i // columns for i in range(columns + 1)]
         return [Tile(top, bottom, left, right) for top, bottom in pairwise(tops) for left, right in pairwise(lefts)]
+
+    def columns_read(self, width: int) -> tuple[int, int]:
+        """The columns, of a map's `width`, that a dense block reads for it: REACH more, and a multiple of ALIGNMENT."""
+        left, right = max(self.left - REACH, 0), min(self.right + REACH, width)
+        right = min(right + -(right - left) % ALIGNMENT, width)
+        return max(left - -(right - left) % ALIGNMENT, 0), right
 
 
 class Engine:
@@ -167,14 +173,14 @@ class Engine:
     def _plan(self, nbytes: int) -> bool:
         """Decide, from the memory there is, whether a map fits the device and how many positions a tile may hold."""
         each = max(half.bytes_per_position for half in self._halves)
-        least = (_FEWEST_ROWS + 3) * (_FEWEST_COLUMNS + 2 * REACH + _ALIGNMENT)
+        least = (_FEWEST_ROWS + 3) * (_FEWEST_COLUMNS + 2 * REACH + ALIGNMENT)
         on_device, positions = plan_memory(self._device, self._memory, nbytes, each, least)
         self._positions = min(self._most, positions)
         return on_device
 
     def _tiles(self, height: int, width: int, threads: int) -> list[Tile]:
         """Cut the map into strips narrow enough for what a tile may hold, and bands that busy all threads alike."""
-        widest = min(self._columns, self._positions // (_FEWEST_ROWS + 3) - _ALIGNMENT) - 2 * REACH
+        widest = min(self._columns, self._positions // (_FEWEST_ROWS + 3) - ALIGNMENT) - 2 * REACH
         columns = math.ceil(width / max(widest, _FEWEST_COLUMNS))
         if threads <= 1 or height * width <= _ONE_TILE:
             return Tile(0, height, 0, width).grid(1, columns)
@@ -188,9 +194,7 @@ class Engine:
         """Run half a coupling block over a tile; where the device's memory gives out, go on with fewer rows at once."""
         height, width, _ = u.shape
         bottom = min(tile.bottom + REACH, height)
-        left, right = max(tile.left - REACH, 0), min(tile.right + REACH, width)
-        right = min(right + -(right - left) % _ALIGNMENT, width)
-        left = max(left - -(right - left) % _ALIGNMENT, 0)
+        left, right = tile.columns_read(width)
         row = tile.top
         while row < tile.bottom:
             top = max(row - REACH, 0)

@@ -21,11 +21,10 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from irn_cli.device import Precision, ieee_float32
-from irn_cli.engine import REACH, Convolution, Progress, Tile, Workers, haar, plan_memory
+from irn_cli.engine import ALIGNMENT, REACH, Convolution, Progress, Tile, Workers, haar, plan_memory
 from irn_cli.errors import DeviceError
 from irn_cli.model import IRN, SLOPE, DenseBlock, InvBlock
 
-_ALIGNMENT = 16  # columns, as the engine's
 _SIDE, _CUDA_SIDE, _LEAST_SIDE = 128, 512, 32  # of a tile: at 128 its neighbours' pixels are a sixth more work
 
 
@@ -65,7 +64,7 @@ class Gradient:
         """
         each = max(half.bytes_per_position for half in self._halves)
         nbytes = x.nbytes + gradient.nbytes
-        margin = 2 * REACH + _ALIGNMENT
+        margin = 2 * REACH + ALIGNMENT
         fits, most = plan_memory(self._device, self._memory, nbytes, each, (_LEAST_SIDE + margin) ** 2)
         side = min(_CUDA_SIDE if self._device.type == "cuda" else _SIDE, math.isqrt(most) - margin)
         u, g = (given.to(self._device) if fits else given for given in (x.detach(), gradient.detach()))
@@ -127,9 +126,7 @@ class _Half:
         """Rewrite a tile of both maps; returns what is to be added, also around it, to the gradient of what is read."""
         height, width, _ = u.shape
         top, bottom = max(tile.top - REACH, 0), min(tile.bottom + REACH, height)
-        left, right = max(tile.left - REACH, 0), min(tile.right + REACH, width)
-        right = min(right + -(right - left) % _ALIGNMENT, width)
-        left = max(left - -(right - left) % _ALIGNMENT, 0)
+        left, right = tile.columns_read(width)
         around = slice(top, bottom), slice(left, right)
         inside = slice(tile.top, tile.bottom), slice(tile.left, tile.right)
         within = slice(tile.top - top, tile.bottom - top), slice(tile.left - left, tile.right - left)
