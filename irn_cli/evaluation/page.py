@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,32 @@ def choose(dataset: str, methods: Sequence[str], scores: Sequence[Score]) -> dic
     return roles
 
 
+@dataclass(frozen=True)
+class _Part:
+    """The part of a picture that the page carries, and in it the spot that it enlarges; pixels of the original."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    spot: dict[str, int]  # x, y, width and height, within the part
+
+    @classmethod
+    def around(cls, row: int, column: int, size: tuple[int, int], scale: int) -> "_Part":
+        """The part around a place in a picture of (H, W); it begins and ends where a small pixel does."""
+        height, width = (min(side, most // scale * scale) for side, most in zip(size, _PART[::-1], strict=True))
+        top = _around(row, height, size[0]) // scale * scale
+        left = _around(column, width, size[1]) // scale * scale
+        spot_height, spot_width = min(_SPOT, height), min(_SPOT, width)
+        spot = {
+            "x": _around(column - left, spot_width, width) // scale * scale,
+            "y": _around(row - top, spot_height, height) // scale * scale,
+            "width": spot_width,
+            "height": spot_height,
+        }
+        return cls(top, left, height, width, spot)
+
+
 def _exhibit(
     roles: Sequence[str],
     dataset: DataSet,
@@ -115,22 +142,17 @@ def _exhibit(
     first = found.get(methods[0].name)
     original.budget.set_result(first.bytes if first and first.bytes else 0)
     smalls, restored = _made([method for method in methods if method.name in found], original, protocol)
-    height, width = original.picture.size
     if list(roles) == [_STRAYED]:
         strayed = max(smalls, key=lambda method: found[method].lr_worst_patch or 0)
         artifact = find_artifact(smalls[strayed].pixels, original.guide.astype(np.float32))
         row, column = ((start + PATCH // 2) * scale for start in (artifact.row, artifact.column))
     else:
         row, column = worst_spot(original.picture.pixels, next(iter(restored.values())).pixels)
-    part = (min(height, _PART[1] // scale * scale), min(width, _PART[0] // scale * scale))
-    top = _around(row, part[0], height) // scale * scale
-    left = _around(column, part[1], width) // scale * scale
-    spot = (min(_SPOT, part[0]), min(_SPOT, part[1]))
+    part = _Part.around(row, column, original.picture.size, scale)
 
     def embedded(picture: Picture, factor: int = 1) -> str:
-        rows, columns = (
-            slice(start // factor, (start + size) // factor) for start, size in zip((top, left), part, strict=True)
-        )
+        rows = slice(part.top // factor, (part.top + part.height) // factor)
+        columns = slice(part.left // factor, (part.left + part.width) // factor)
         data = encode_lossless(Picture(np.ascontiguousarray(picture.pixels[rows, columns])))
         key = hashlib.sha256(data).hexdigest()[:16]
         images[key] = base64.b64encode(data).decode()
@@ -140,16 +162,11 @@ def _exhibit(
         "dataset": dataset.name,
         "name": name,
         "roles": roles,
-        "width": part[1],
-        "height": part[0],
+        "width": part.width,
+        "height": part.height,
         "scale": scale,
-        "full": (width, height),
-        "spot": {
-            "x": _around(column - left, spot[1], part[1]) // scale * scale,
-            "y": _around(row - top, spot[0], part[0]) // scale * scale,
-            "width": spot[1],
-            "height": spot[0],
-        },
+        "full": original.picture.size[::-1],
+        "spot": part.spot,
         "original": embedded(original.picture),
         "guide": embedded(Picture(original.guide), scale),
         "methods": [
