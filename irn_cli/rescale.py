@@ -20,11 +20,12 @@ from irn_cli.canvas import HUGE, Canvas, to_pixels
 from irn_cli.colour import ColourDifference, colour_difference
 from irn_cli.device import Precision, resolve_device, resolve_precision, trim_memory
 from irn_cli.engine import Engine, Progress
-from irn_cli.errors import Code, InputError
+from irn_cli.errors import Code, InputError, UsageError
 from irn_cli.gradient import Gradient
 from irn_cli.hardware import parse_memory
 from irn_cli.image import PictureLike, as_picture
 from irn_cli.latent import KeptOriginal
+from irn_cli.mark import put as put_mark
 from irn_cli.metrics import Psnr
 from irn_cli.model import IRN
 from irn_cli.picture import Picture, Pixels, Refinement
@@ -113,6 +114,7 @@ class Rescaler:
         on_artifact: OnArtifact = "warn",
         border: BorderChoice = "auto",
         refine: int = 0,
+        mark: bool = False,
         progress: Progress | None = None,
         refining: Callable[[Refinement], None] | None = None,
     ) -> Picture:
@@ -132,6 +134,7 @@ class Rescaler:
             refine: how often to change the small picture so that it is restored better, about four ways through the
                 network each. It stays as near to bicubic as it was, but for little, and where nothing is better, as it
                 is.
+            mark: put into the lowest bits of 64 pixels how to restore the picture, for where its record is lost.
             progress: called from this thread now and then with the share done, 0 to 1; what it raises ends the work.
             refining: called with what has been reached, before each of these changes and after the last.
 
@@ -140,8 +143,11 @@ class Rescaler:
 
         Raises:
             TypeError: no such picture.
+            UsageError: `refine` is negative.
             InputError: there is a blotch, and `on_artifact` is `fail`; or a file cannot be read.
         """
+        if refine < 0:
+            raise UsageError(f"refine: expected a number of iterations, not {refine}")
         picture = as_picture(picture)
         pixels = fill_hidden(picture.pixels, picture.alpha)
         height, width = picture.size
@@ -151,6 +157,29 @@ class Rescaler:
             surroundings = self._best_border(pixels)
         else:
             surroundings = Border()
+        alpha = None if picture.alpha is None else shrink_alpha(picture.alpha, self.scale)
+
+        def finish(small: Pixels) -> Picture:
+            """What comes of pixels: a small picture with its record and, if asked for, its mark."""
+            record = dataclasses.replace(
+                self.record(small, (height, width), picture.mode),
+                grey_icc=base64.b64encode(picture.icc).decode() if picture.icc and picture.mode == "L" else "",
+                **_remembered(surroundings),
+                name=picture.name,
+                format=picture.format,
+            )
+            finished = dataclasses.replace(
+                picture,
+                pixels=small,
+                alpha=alpha,
+                mode="RGB",  # detail hides in the channels' differences, of a grey picture too
+                icc=picture.icc if picture.mode == "RGB" else None,
+                record=record,
+                full_alpha=picture.alpha,
+                latent=KeptOriginal(picture.pixels, record.pixels) if keep_latent else None,
+            )
+            return put_mark(finished) if mark else finished
+
         refinement, warnings = None, list(picture.warnings)
         if surroundings is None:
             small = _rounded(bicubic_small(pixels, self.scale))
@@ -161,26 +190,8 @@ class Rescaler:
             warnings += told
             if refine:
                 restored = dataclasses.replace(canvas, grey=picture.mode == "L")
-                small, refinement = self._refine(restored, pixels, small, refine, stages, refining)
-        record = dataclasses.replace(
-            self.record(small, (height, width), picture.mode),
-            grey_icc=base64.b64encode(picture.icc).decode() if picture.icc and picture.mode == "L" else "",
-            **_remembered(surroundings),
-            name=picture.name,
-            format=picture.format,
-        )
-        return dataclasses.replace(
-            picture,
-            pixels=small,
-            alpha=None if picture.alpha is None else shrink_alpha(picture.alpha, self.scale),
-            mode="RGB",  # detail hides in the channels' differences, of a grey picture too
-            icc=picture.icc if picture.mode == "RGB" else None,
-            record=record,
-            full_alpha=picture.alpha,
-            latent=KeptOriginal(picture.pixels, record.pixels) if keep_latent else None,
-            refinement=refinement,
-            warnings=tuple(warnings),
-        )
+                small, refinement = self._refine(restored, pixels, small, refine, finish, stages, refining)
+        return dataclasses.replace(finish(small), refinement=refinement, warnings=tuple(warnings))
 
     def upscale(
         self,
@@ -310,6 +321,7 @@ class Rescaler:
         pixels: Pixels,
         small: Pixels,
         iterations: int,
+        finish: Callable[[Pixels], Picture],
         stages: Iterator[Progress | None],
         refining: Callable[[Refinement], None] | None,
     ) -> tuple[Pixels, Refinement]:
@@ -328,7 +340,7 @@ class Rescaler:
 
         def restore(tried: Pixels, sample: int) -> tuple[Tensor, Pixels]:
             give_back()
-            x = canvas.engine.upscale(canvas.draw(tried, sample=sample), next(stages))
+            x = canvas.engine.upscale(canvas.draw(finish(tried).pixels, sample=sample), next(stages))
             return x, canvas.cut(x)
 
         def pull_back(x: Tensor) -> Tensor:

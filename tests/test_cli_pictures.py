@@ -476,6 +476,8 @@ def test_refine_without_its_number(run: Run, monkeypatch: pytest.MonkeyPatch) ->
         ended(run(f"downscale --force {arguments}"), 0)
     assert asked == [10, 10, 10, 5, 0]
     ended(run("downscale --refine=many a.png"), 2, told="--refine")
+    ended(run("downscale --refine 1001 a.png"), 2, told="1001 is not in the range 0<=x<=1000")
+    ended(run("downscale --refine -3 a.png"), 2, told="-3")
 
 
 def test_artifacts(run: Run, tmp_path: Path, tiny_model: Callable[..., IRN]) -> None:

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from irn_cli import load_model, rescale
+from irn_cli import load_model, mark, rescale
 from irn_cli.colour import colour_difference
+from irn_cli.errors import UsageError
 from irn_cli.metrics import Psnr, luma, ssim
 from irn_cli.model import IRN
 from irn_cli.picture import Picture, Pixels, Refinement
@@ -192,6 +193,24 @@ def test_alpha_grey_and_latent(tiny_model: Callable[..., IRN]) -> None:
     assert np.array_equal(kept.pixels, plain.pixels)
     assert np.array_equal(scaler.upscale(kept).pixels, pixels), "bit for bit"
     assert replace(kept, latent=None).refinement == plain.refinement
+
+
+def test_a_mark_is_in_what_is_judged(tiny_model: Callable[..., IRN], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mark, "LEAST", 34 * 38)
+    original = photo_like(68, 75)
+    scaler = Rescaler(tiny_model(2), device="cpu", precision="fp32")
+    small = scaler.downscale(Picture(original), refine=2, mark=True, keep_latent=True)
+    assert mark.find(small)
+    assert small.refinement
+    restored = scaler.upscale(replace(small, latent=None)).pixels
+    assert small.refinement.after == Psnr.of(original, restored), "the mark changes the latent that is drawn"
+    assert np.array_equal(scaler.upscale(small).pixels, original), "bit for bit"
+    assert not mark.find(scaler.downscale(Picture(original), refine=2))
+
+
+def test_refining_less_than_not_at_all(tiny_model: Callable[..., IRN]) -> None:
+    with pytest.raises(UsageError, match="-1"):
+        Rescaler(tiny_model(2), device="cpu").downscale(Picture(photo_like(8, 8)), refine=-1)
 
 
 def test_progress_rises_to_one_and_may_end_it(tiny_model: Callable[..., IRN]) -> None:

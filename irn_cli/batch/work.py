@@ -83,11 +83,10 @@ class Downscaler:
             on_artifact=self.on_artifact,
             border=self.border,
             refine=self.refine,
+            mark=self.mark,
             progress=_part(progress, 0, 2 if verify else 1),
             refining=refining,
         )
-        if self.mark:
-            small = mark.put(small)
         result = Result(output_size=small.size[::-1], warnings=small.warnings)
         if small.refinement:
             before, after = small.refinement.before, small.refinement.after

@@ -48,7 +48,7 @@ METRICS: dict[str, Any] = {
             "needs irn-cli[metrics]]",
 }  # fmt: skip
 REFINE: dict[str, Any] = {  # 10 iterations give most of what 30 do (benchmarks/README.md)
-    "type": click.IntRange(0), "is_flag": False, "flag_value": 10, "default": 0, "metavar": "[N]",
+    "type": click.IntRange(0, 1000), "is_flag": False, "flag_value": 10, "default": 0, "metavar": "[N]",
 }  # fmt: skip
 
 
