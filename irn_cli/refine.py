@@ -1,15 +1,16 @@
 """The best small picture that a network's weights can be given: descent on its pixels, through the decoder.
 
 The network makes a small picture in one go. What its rounding to 8 bits and the latent that is dropped cost, a slightly
-different one keeps: it is found by Adam on the small picture itself. Rounded before each look at it, with the gradient
+different one keeps: it is found by descent on the small picture itself. Rounded before each look at it, with the gradient
 straight through, every iterate is a small picture that could be written, restored as `upscale` will restore it::
 
     small -> rounded, with the latent that upscale draws for it -> decoder -> restored -> squared error
       ^                                                                                        |
-      +--- Adam, about a level at a time <--- gradient, walked down the decoder <--------------+
+      +--- Adam, half a level at a time <--- gradient, walked down the decoder <---------------+
 
 The best of them is kept that is still an ordinary picture (`Rails`); where none is better, what there was.
-Adam: Kingma and Ba, "Adam: A Method for Stochastic Optimization" (2015).
+Adam: Kingma and Ba, "Adam: A Method for Stochastic Optimization" (2015); its momentum as in Dozat, "Incorporating
+Nesterov Momentum into Adam" (2016).
 """
 
 from collections.abc import Callable
@@ -110,7 +111,7 @@ def find_better(
         x, restored = restore(picture, sample)
         return x, Psnr.of(original, restored)
 
-    descent = _Adam(small, step)
+    descent = _Descent(small, step)
     x, before = judge(small)
     best, after, found = small, before, before
     for iteration in range(iterations):
@@ -175,20 +176,29 @@ def _error(found: Psnr) -> float:
     return float(10 ** (-found.rgb / 10))
 
 
-class _Adam:
-    """Adam on the samples of a small picture: each moves by its mean gradient, measured by how large it usually is."""
+class _Descent:
+    """Adam with Nesterov's momentum on the samples of a small picture.
+
+    Each moves by its gradient, measured by how large it usually is there and how large it usually is anywhere: by the
+    former alone, samples that hardly matter would move as far as all others, and leave the rails for nothing.
+    """
 
     def __init__(self, small: Pixels, step: float) -> None:
         self.levels = torch.from_numpy(small).float()
-        self.step = step  # levels that a sample moves whose gradient never changes
+        self.step = step  # levels that a sample of the usual gradient moves, if that never changes
         self._moments = torch.zeros_like(self.levels), torch.zeros_like(self.levels)
         self._count = 0
 
     def move(self, gradient: Tensor) -> None:
         """Move against a gradient (h, w, 3), of any scale and on any device."""
         self._count += 1
-        gradient = gradient.cpu()
-        for moment, power, beta in zip(self._moments, (gradient, gradient.square()), _BETAS, strict=True):
-            moment.lerp_(power, 1 - beta)
-        mean, square = (moment / (1 - beta**self._count) for moment, beta in zip(self._moments, _BETAS, strict=True))
-        self.levels.sub_(mean.div_(square.sqrt_().clamp_min_(1e-30)), alpha=self.step)
+        gradient, (kept, kept_square) = gradient.cpu(), _BETAS
+        mean, square = self._moments
+        mean.lerp_(gradient, 1 - kept)
+        square.lerp_(gradient.square(), 1 - kept_square)
+        ahead = mean * (kept / (1 - kept ** (self._count + 1)))
+        ahead.add_(gradient, alpha=(1 - kept) / (1 - kept**self._count))
+        size = square.div(1 - kept_square**self._count)
+        usual = size.mean().sqrt()
+        size.sqrt_().add_(usual).clamp_min_(1e-30)
+        self.levels.addcdiv_(ahead, size, value=-2 * self.step)

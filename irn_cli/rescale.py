@@ -351,7 +351,7 @@ class Rescaler:
 
         rails = Rails(small, _rounded(bicubic_small(pixels, self.scale, self._device)))
         return find_better(
-            small, pixels, iterations, rails, step=self.scale / 4, restore=restore, pull_back=pull_back, told=refining
+            small, pixels, iterations, rails, step=self.scale / 8, restore=restore, pull_back=pull_back, told=refining
         )
 
     def _doubts(self, picture: Picture, record: Record | None, digest: str) -> list[str]:
