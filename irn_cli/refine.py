@@ -82,9 +82,9 @@ def find_better(
     iterations: int,
     rails: Rails,
     *,
-    step: float,
     restore: Callable[[Pixels, int], tuple[Tensor, Pixels]],
     pull_back: Callable[[Tensor], Tensor],
+    step: float = 0.5,
     told: Callable[[Refinement], None] | None = None,
 ) -> tuple[Pixels, Refinement]:
     """Find a small picture that is restored better.
@@ -97,10 +97,10 @@ def find_better(
         original: (H, W, 3).
         iterations: how often to change it; each is about four ways through the network.
         rails: what it must keep to.
-        step: levels that a sample moves at first; halved whenever the last change has made things worse.
         restore: from a small picture and the number of a draw, 0 by default, to the decoder's (s h, s w, 3) map, and
             the picture that `upscale` makes of it.
         pull_back: from that map, which it consumes, to the gradient (h, w, 3) of the squared error, of any scale.
+        step: levels that a sample moves at first; halved whenever the last change has made things worse.
         told: called with what has been reached, before the first iteration and after each.
 
     Returns:

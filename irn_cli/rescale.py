@@ -350,9 +350,7 @@ class Rescaler:
             return found[inside][..., :3].clone()
 
         rails = Rails(small, _rounded(bicubic_small(pixels, self.scale, self._device)))
-        return find_better(
-            small, pixels, iterations, rails, step=self.scale / 8, restore=restore, pull_back=pull_back, told=refining
-        )
+        return find_better(small, pixels, iterations, rails, restore=restore, pull_back=pull_back, told=refining)
 
     def _doubts(self, picture: Picture, record: Record | None, digest: str) -> list[str]:
         """What makes a good restoration unlikely, one line each."""
