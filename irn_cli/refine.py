@@ -1,8 +1,9 @@
 """The best small picture that a network's weights can be given: descent on its pixels, through the decoder.
 
 The network makes a small picture in one go. What its rounding to 8 bits and the latent that is dropped cost, a slightly
-different one keeps: it is found by descent on the small picture itself. Rounded before each look at it, with the gradient
-straight through, every iterate is a small picture that could be written, restored as `upscale` will restore it::
+different one keeps: it is found by descent on the small picture itself. Rounded before each look at it, with the
+gradient straight through, every iterate is a small picture that could be written, restored as `upscale` will restore
+it::
 
     small -> rounded, with the latent that upscale draws for it -> decoder -> restored -> squared error
       ^                                                                                        |
