@@ -217,6 +217,9 @@ def made_small(bucket: str, stored: Callable[[], list[str]]) -> list[str]:
         stored: lists the names of what is in it.
     """
     down = ["downscale", f"{bucket}/photos", "-o", f"{bucket}/small", "--keep-latent"]
+    foretold = call([*down, "--dry-run"])
+    assert foretold.return_value == 0, (foretold.output, foretold.exception)
+    assert "to do: 3 pictures" in foretold.stdout
     done = call([*down, "--json"])
     assert done.return_value == 1, (done.output, done.exception)
     rows = [json.loads(line) for line in done.stdout.splitlines()]

@@ -15,6 +15,7 @@ from irn_cli.cluster import WorkersChanged
 from irn_cli.console import show_bytes, show_time
 from irn_cli.errors import Code
 from irn_cli.inputs import STREAM
+from irn_cli.paths import is_remote
 
 _LEAST = 1.0  # seconds that are measured, after as many, or a picture, of warming up
 _MOST = 10.0  # seconds after which a picture that takes longer is judged by what is there of its results
@@ -129,6 +130,8 @@ def describe(plan: Sequence[Job | Outcome], estimated: Estimate | None) -> Itera
 
 def _free(target: Path) -> int | None:
     """Free bytes on the disk on which a file would be made, where that can be told."""
+    if is_remote(target):
+        return None
     try:
         there = next(parent for parent in target.absolute().parents if parent.exists())
         return shutil.disk_usage(there).free
