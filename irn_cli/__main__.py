@@ -3,6 +3,7 @@
 Before there is someone to say so, and after all is said, Ctrl-C ends it at once.
 """
 
+import io
 import os
 import signal
 import sys
@@ -16,6 +17,8 @@ def main() -> None:
     heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else it was started to ignore Ctrl-C
     if heeded:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # else it is closed
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name, or a sign that the terminal does not know
     sys.stderr = Diagnostics(sys.stderr or Path(os.devnull).open("w"))  # noqa: SIM115  # None where it is closed
     from irn_cli import cli
 

@@ -193,13 +193,22 @@ def _opened(
     except MemoryError:
         raise InputError(f"cannot read {name}: not enough memory") from None
     except Exception as error:  # decoders of foreign bytes raise nearly anything: struct.error, SyntaxError ...
-        told = str(error) or type(error).__name__
-        if told in ("unknown pixel mode", "unknown raw mode for given image mode"):
-            told = f"samples of an unknown kind; {EXPECTED}"
-        raise InputError(f"cannot read {name}: {told}") from error
+        raise InputError(f"cannot read {name}: {_told(error)}") from error
     finally:
         if stream is not source:
             stream.close()
+
+
+def _told(error: Exception) -> str:
+    """What a decoder has to say, as far as it is meant for people, in one line."""
+    told = " ".join(str(error).split())
+    if told in ("unknown pixel mode", "unknown raw mode for given image mode"):
+        return f"samples of an unknown kind; {EXPECTED}"
+    if "MAX_TEXT_CHUNK" in told:
+        return f"a text or colour profile in it is larger than {_MAX_TEXT >> 20} MiB unpacked"
+    said = isinstance(error.__cause__ or error, (OSError, ValueError, SyntaxError))  # Pillow wraps its own slips
+    meant = said and told != "not identified by this driver"
+    return told if told and meant else "it is damaged or incomplete"
 
 
 def _identified(stream: BinaryIO, name: str, max_pixels: int | None) -> ImageFile.ImageFile:

@@ -107,6 +107,7 @@ def _read_exif(
             orientation = exif.pop(ExifTags.Base.Orientation, 1)
             for tag in [tag for tag in exif if tag not in _DESCRIPTIVE]:
                 del exif[tag]
+            exif.bigtiff = False  # if the file is one, EXIF elsewhere is not
             return (orientation if orientation in range(1, 9) else 1), exif.tobytes() if len(exif) else None
         stored = image.info.get("exif") or _raw_profile(chunks, _EXIF)
         return upright(stored) if stored else (None, None)

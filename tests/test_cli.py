@@ -59,6 +59,24 @@ def test_ctrl_c_before_anything_is_loaded_ends_it_without_a_word() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["compare", "", "b.png"], "expected a path, not an empty one"),
+        (
+            ["export", "s3://bucket/a.onnx", "--direction", "up"],
+            "expected a path of this machine, not s3://bucket/a.onnx",
+        ),
+        (["train", "--data", ".", "--threads", "100000"], "100000 is not in the range 1<=x<=1024"),
+        (["eval", "--data", ".", "--samples", "9" * 400], "is not in the range 1<=x<=9999"),
+    ],
+)
+def test_values_that_mean_nothing_are_wrong_usage(arguments: list[str], told: str) -> None:
+    result = CliRunner().invoke(irn, arguments)
+    assert result.exit_code == 2
+    assert told in result.stderr
+
+
 def test_an_expected_failure_is_one_line_and_status_1(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"not weights")
     done = run("weights", "show", str(tmp_path / "a.safetensors"), status=1)

@@ -762,6 +762,15 @@ def test_an_empty_value_is_wrong_usage(run: Run, option: str) -> None:
     assert files() == ["a.png"]
 
 
+def test_what_an_inputs_link_leads_to_is_not_replaced(run: Run) -> None:
+    original = photo("a.png").read_bytes()
+    Path("link.png").symlink_to("a.png")
+    ended(run("downscale link.png -o a.png --force"), 2, told="link.png would be replaced: a.png is an input")
+    assert Path("a.png").read_bytes() == original
+    ended(run("downscale link.png"), 0)  # it may be an input, and have a result beside it
+    assert "link_down4.png" in files()
+
+
 def test_pipes_and_devices_are_told_and_do_not_stop_the_rest(run: Run) -> None:
     photo("a.png")
     os.mkfifo("b.png")
@@ -1156,6 +1165,16 @@ def test_messages_that_nobody_gets_stop_nothing(stream: str) -> None:
     assert [name for name in files() if "out" in name] == [f"out/{name}_down4.png" for name in "abc"]
     wrong = subprocess.run(["bash", "-c", command.replace("downscale", "nonsense")], check=False)
     assert wrong.returncode == 2
+
+
+def test_names_that_the_terminal_does_not_know_are_shown_as_escapes() -> None:
+    photo("日\udce9.png")
+    done = subprocess.run(
+        [sys.executable, "-m", "irn_cli", "info", "日\udce9.png"],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(r"\u65e5\udce9.png: PNG")
 
 
 def test_several_runs_into_one_folder_share_the_work() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from irn_cli.errors import InputError, OutputError, UsageError
@@ -494,3 +495,25 @@ def test_streams_are_read_and_written() -> None:
     assert np.array_equal(read(stream).pixels, noise(8, 8))
     with pytest.raises(InputError, match="standard input is empty"):
         read(io.BytesIO())
+
+
+def test_what_decoders_say_to_programmers_is_said_in_plain_words() -> None:
+    for data in (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"):
+        with pytest.raises(InputError, match=r"^cannot read standard input: it is damaged or incomplete$"):
+            read(io.BytesIO(data))
+    stream, texts = io.BytesIO(), PngImagePlugin.PngInfo()
+    texts.add_text("Comment", "a" * (65 << 20), zip=True)
+    Image.new("RGB", (4, 4)).save(stream, "PNG", pnginfo=texts)
+    stream.seek(0)
+    with pytest.raises(InputError, match=r"a text or colour profile in it is larger than 64 MiB unpacked$"):
+        read(stream)
+
+
+def test_a_bigtiff_is_read_with_its_description(tmp_path: Path) -> None:
+    pixels = smooth(20, 30)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, bigtiff=True, photometric="rgb", description="a description")
+    picture = read(tmp_path / "a.tif")
+    assert (picture.pixels == pixels).all()
+    write(tmp_path / "b.jpg", picture)
+    with Image.open(tmp_path / "b.jpg") as written:
+        assert written.getexif()[ExifTags.Base.ImageDescription] == "a description"

@@ -91,6 +91,8 @@ def test_what_a_file_cannot_say(tmp_path: Path, text: str, message: str) -> None
     [
         ({"batch": 0}, "batch must be greater than 0"),
         ({"lr": float("nan")}, "lr must be a finite number"),
+        ({"lr": 1e39}, "lr must be below 1e\\+12"),
+        ({"batch": 10**30}, "batch must be below 1e\\+12"),
         ({"guide": -1.0}, "guide must not be negative"),
         ({"scale": 3}, "scale must be 2, 4 or 8, not 3"),
         ({"patch": 145}, "patch must be a multiple of the scale 4, at least twice it, not 145"),

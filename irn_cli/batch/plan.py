@@ -13,7 +13,7 @@ from irn_cli.formats.known import FORMATS, FormatName, is_written, unreadable, w
 from irn_cli.image import peek
 from irn_cli.inputs import STREAM, Input, identifier
 from irn_cli.latent import latent_path
-from irn_cli.paths import is_remote, map_paths
+from irn_cli.paths import is_remote, map_paths, real_path
 from irn_cli.record import Record
 
 # Decides on an input, given an ending for the stem of its result.
@@ -178,10 +178,15 @@ class _Names:
     def __init__(self, plan: Sequence[Job | Outcome]) -> None:
         jobs = [item for item in plan if isinstance(item, Job)]
         self._identity = identifier()
-        self._users = {self._identity(item.source): "an input" for item in jobs if item.source != STREAM}
+        self._users = {place: "an input" for item in jobs if item.source != STREAM for place in self._places(item)}
         self._made_from = cache(_made_from)
         targets = [target for item in jobs for target in item.targets]
         map_paths(self._made_from, targets, remote=any(map(is_remote, targets)))
+
+    def _places(self, item: Job) -> tuple[Path, ...]:
+        """Where a job's input lies: where it is named, and where a link of that name leads."""
+        named = self._identity(item.source)
+        return (named,) if is_remote(item.source) else (named, real_path(item.source))
 
     def claim(self, item: Job) -> None:
         """Give a job its targets' names."""

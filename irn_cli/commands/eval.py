@@ -59,7 +59,7 @@ class _Eval(Runner):
         help="Measure pictures that another program restored, found in DIR by the originals' names (and suffixes such "
              "as _x4 or _SR), and its small ones in LRDIR.  [repeatable]")  # fmt: skip
     metrics: tuple[str, ...] = option("Protocol", "--metric", **METRICS)
-    samples: int = option("Protocol", "--samples", type=click.IntRange(1), default=1, metavar="N",
+    samples: int = option("Protocol", "--samples", type=click.IntRange(1, 9999), default=1, metavar="N",
         help="Draws of the latent; scores are means.")  # fmt: skip
     seed: int = option("Protocol", "--seed", metavar="S", type=int, default=0, help="Which latents to draw.")
     temperature: float = option("Protocol", "--temperature", metavar="T", type=Finite(0), default=1.0,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from irn_cli.metrics import Metric
 
 
-class _Path(click.Path):
+class _NoEmptyPath(click.Path):
     """A path; an empty one would be that of the current directory."""
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
@@ -33,9 +33,19 @@ class _Path(click.Path):
         return super().convert(value, parameter, context)
 
 
+class _Path(_NoEmptyPath):
+    """A path of this machine; as one, a URL would be that of a new directory."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if "://" in str(value):
+            self.fail(f"expected a path of this machine, not {value}.", parameter, context)
+        return super().convert(value, parameter, context)
+
+
 NAME = click.Path(readable=False)  # lets names of files be completed; whoever reads one says what is wrong with it
 PATH = _Path(readable=False, path_type=Path)
 SCALES = click.Choice([2, 4, 8])
+THREADS = click.IntRange(1, 1024)  # where the system can start no more, torch ends the process
 Section = Literal["Inputs", "Pictures", "Outputs", "Network", "Runner", "Latent", "Methods", "Protocol", "Recipe",
                   "Run", "Checks", "Results", "Messages"]  # fmt: skip
 MAX_PIXELS: dict[str, Any] = {  # the default is `image.MAX_PIXELS`, which a test compares: importing Pillow takes time
@@ -72,13 +82,13 @@ DEBUG: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Place(click.Path):
+class Place(_NoEmptyPath):
     """A path of this machine or of an object store."""
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
         from irn_cli.paths import to_path
 
-        return to_path(value)
+        return to_path(super().convert(value, parameter, context))
 
 
 PLACE = Place(readable=False)
@@ -231,7 +241,7 @@ class Device:
         help="Arithmetic of the convolutions; auto is bf16 where the hardware has it.")  # fmt: skip
     memory: str | None = option("Network", "--memory", metavar="SIZE", show_default="what there is",
         help="Use at most this much memory, such as 2GB or 500MB.")  # fmt: skip
-    threads: int | None = option("Network", "--threads", type=click.IntRange(1), metavar="N",
+    threads: int | None = option("Network", "--threads", type=THREADS, metavar="N",
         show_default="one per core", help="Threads to compute with on the CPU.")  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from irn_cli.commands.options import (
     NAME,
     PATH,
     SCALES,
+    THREADS,
     Device,
     Weights,
     command,
@@ -69,7 +70,7 @@ class _Train(Device):
     quiet: bool = option("Run", "-q", "--quiet", is_flag=True, help="Show only what went wrong.")
     memory: str | None = option("Network", "--memory", metavar="SIZE", show_default="a third of what there is",
         help="Keep at most this much of the training pictures in RAM, such as 2GB; the rest in a file.")  # fmt: skip
-    threads: int | None = option("Network", "--threads", type=click.IntRange(1), metavar="N",
+    threads: int | None = option("Network", "--threads", type=THREADS, metavar="N",
         show_default="one per core that other programs leave free", help="Threads to compute with on the CPU."
     )  # fmt: skip
 

@@ -18,6 +18,8 @@ from irn_cli.paths import open_file
 
 Stage = Literal["irn", "irn-plus"]
 
+_MOST = 10**12  # no number in a recipe means more; torch's own have their limits
+
 # What a checkpoint written before these keys existed was trained with.
 _BEFORE = {
     "accumulate": 1,
@@ -101,6 +103,8 @@ class Recipe:
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise UsageError(f"{field.name} must be a finite number, not {value}")
+            if isinstance(value, int | float) and value >= _MOST and field.name != "seed":
+                raise UsageError(f"{field.name} must be below {_MOST:.0e}, not {value}")
             if field.name in positive and value <= 0:
                 raise UsageError(f"{field.name} must be greater than 0, not {value}")
             if isinstance(value, int | float) and value < 0:
