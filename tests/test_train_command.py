@@ -143,6 +143,15 @@ def test_pictures_that_irn_made_are_no_originals(train: Train, tmp_path: Path) -
     assert "3 pictures to train on" in every.stderr
 
 
+def test_names_that_are_no_utf8_are_trained_and_validated_on(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for k in range(10):
+        (tmp_path / "data" / f"{k}\udce9.jpg").write_bytes((PHOTOS / "rocket.jpg").read_bytes())
+    result = train(*COMMON[2:], "--data", "data", "-o", "run", "--stop-after", "1")
+    assert result.exception is None, result.exception
+    assert (tmp_path / "run" / "validation.txt").read_bytes().endswith(b"\xe9.jpg\n")
+
+
 def test_a_broken_picture_is_not_held_out(train: Train, tmp_path: Path) -> None:
     """Of these ten names the broken one's would be chosen."""
     (tmp_path / "data").mkdir()

@@ -87,7 +87,7 @@ class TrainingJob:
                     log.flush()
                 for name, text in files.items():
                     with atomic_write(self.run / name, overwrite=True) as stream:
-                        stream.write(text.encode())
+                        stream.write(os.fsencode(text))
                 stack.pop_all()
             return log
         except OSError as error:
