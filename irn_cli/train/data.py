@@ -47,7 +47,7 @@ def hold_out(
 
     Held out are the `count` usable files (at most a tenth of all) whose names' SHA-256 sort first.
     """
-    ranked = sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(path.name)).digest())
+    ranked = sorted(paths, key=lambda path: hashlib.sha256(path.name.encode(errors="surrogateescape")).digest())
     held = set(islice(filter(usable, ranked), min(count, len(paths) // 10)))
     return [path for path in paths if path not in held], [path for path in paths if path in held]
 

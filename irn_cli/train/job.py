@@ -87,7 +87,7 @@ class TrainingJob:
                     log.flush()
                 for name, text in files.items():
                     with atomic_write(self.run / name, overwrite=True) as stream:
-                        stream.write(os.fsencode(text))
+                        stream.write(text.encode(errors="surrogateescape"))  # names as they are, UTF-8 or not
                 stack.pop_all()
             return log
         except OSError as error:
