@@ -190,6 +190,8 @@ def _opened(
             yield image
     except (InputError, RecordError):
         raise
+    except UsageError as error:  # a plugin is missing
+        raise InputError(f"cannot read {name}: {error}") from error
     except MemoryError:
         raise InputError(f"cannot read {name}: not enough memory") from None
     except Exception as error:  # decoders of foreign bytes raise nearly anything: struct.error, SyntaxError ...
@@ -224,7 +226,7 @@ def _identified(stream: BinaryIO, name: str, max_pixels: int | None) -> ImageFil
     if kind is None:
         names = "PNG, JPEG, WebP, TIFF, BMP, AVIF, GIF, HEIF or JPEG XL"
         raise InputError(f"{name} is not a picture that we read ({names})")
-    factory = _factory(kind, name)
+    factory = _factory(kind)
     stream.seek(0)
     with _LIMIT:
         before, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, _MAX_TEXT
@@ -247,15 +249,16 @@ def _known_to_pillow(prefix: bytes) -> str | None:
     return next((kind for kind, accept in tests if accept and accept(prefix) is True), None)
 
 
-def _factory(kind: str, name: str) -> Callable[[BinaryIO, str], ImageFile.ImageFile]:
-    """What opens files of a format."""
+def _factory(kind: str) -> Callable[[BinaryIO, str], ImageFile.ImageFile]:
+    """What opens files of a format.
+
+    Raises:
+        UsageError: its plugin is not installed.
+    """
     if kind == "JXL":
         return JxlImageFile
     if kind == "HEIF":
-        try:
-            module: Any = plugin(kind)
-        except UsageError as error:
-            raise InputError(f"cannot read {name}: {error}") from error
+        module: Any = plugin(kind)
         opener: Callable[[BinaryIO, str], ImageFile.ImageFile] = module.HeifImageFile
         return opener
     Image.init()
