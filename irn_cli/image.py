@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
 from irn_cli.errors import Code, InputError, OutputError, RecordError, UsageError
 from irn_cli.files import atomic_write
-from irn_cli.formats.chunks import Chunk, read_chunks
+from irn_cli.formats.chunks import Chunk, ends_early, read_chunks
 from irn_cli.formats.embedded import Found, in_chunks, in_xmp
 from irn_cli.formats.jxl import JxlImageFile
 from irn_cli.formats.known import FORMATS, Format, FormatName, identify, plugin, written_as
@@ -79,8 +79,10 @@ def read(source: str | os.PathLike[str] | BinaryIO, *, max_pixels: int = MAX_PIX
                 f"{_name(source)} holds only a preview, as cameras' raw files do: export it as TIFF or PNG first"
             )
         head, chunks = _head(image), _chunks(image)
-        stored = inspect(image, head)
+        stored, stream = inspect(image, head), image.fp
         image.load()
+        if image.format == "PNG" and stream:
+            _require_last_row(image, stream)
         picture = _picture(image, stored, head, chunks)
     name = "" if _is_stream(source) else to_path(source).name
     kind = {"MPO": "jpeg", "DIB": "bmp"}.get(image.format or "", (image.format or "").lower())
@@ -276,6 +278,17 @@ def _silence_libtiff() -> None:
             set_handler = library[f"TIFFSet{kind}Handler"]
             set_handler.restype = ctypes.c_void_p
             set_handler(None)
+
+
+def _require_last_row(image: Image.Image, stream: IO[bytes]) -> None:
+    """Refuse a PNG whose pixels end early, though in good order.
+
+    Raises:
+        InputError: they do.
+    """
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    if (image.info.get("interlace") or not np.asarray(last).any()) and ends_early(stream):
+        raise InputError("it is damaged or incomplete: its pixels end before its last row")
 
 
 def _head(image: ImageFile.ImageFile) -> bytes:

@@ -3,7 +3,9 @@
 import io
 import itertools
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,7 @@ PNGS = [
 def test_png(kind: str, depth: int, interlaced: bool) -> None:
     with_alpha = kind in ("grey with alpha", "colour with alpha")
     samples = drawn(2**depth, (3 if kind.startswith("colour") else 1) + with_alpha)
+    samples[-1] = 0  # as in a file that ends early
     options: dict[str, Any] = {"greyscale": kind.startswith("grey"), "alpha": with_alpha}
     if kind.endswith("key"):
         samples[3, 4] = samples[0, 0] = samples[2, 3]
@@ -68,6 +71,25 @@ def test_png(kind: str, depth: int, interlaced: bool) -> None:
     assert_read(stream.getvalue(), truth[..., :-1] if found["alpha"] else truth, alpha, deep=depth == 16)
 
 
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(("width", "height"), [(21, 9), (1, 2), (5, 1), (1, 1)])
+def test_a_png_whose_pixels_end_early_in_good_order_is_refused(width: int, height: int, interlaced: bool) -> None:
+    stream = io.BytesIO()
+    png.Writer(width, height, greyscale=False, interlace=interlaced).write_array(stream, [200] * (3 * width * height))
+    chunks = dict(png.Reader(bytes=stream.getvalue()).chunks())
+    rows = zlib.decompress(chunks[b"IDAT"])
+    last = 1 + 3 * (
+        width if height > 1 or not interlaced else width // 2
+    )  # bytes; of interlaced ones, in the last pass
+    for kept in {len(rows) - last, len(rows) // 2, 0}:
+        cut = io.BytesIO()
+        png.write_chunks(cut, [*(chunks | {b"IDAT": zlib.compress(rows[:kept])}).items()])
+        cut.seek(0)
+        with pytest.raises(InputError, match=r"incomplete|truncated"):
+            read(cut)
+    assert read(io.BytesIO(stream.getvalue())).size == (height, width)
+
+
 # TIFF -----------------------------------------------------------------------------------------------------------------
 
 
@@ -83,6 +105,25 @@ def tiffs() -> Iterator[tuple[str, str | None, int, str | None, str, str | None]
             one = photometric not in ("rgb", "separated") and not extra
             for planar in (None,) if one else ("contig", "separate"):
                 yield photometric, extra, depth, compression, order, planar
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize(
+    ("layout", "tag"), [({"rowsperstrip": 3}, "StripOffsets"), ({"tile": (16, 16)}, "TileOffsets")]
+)
+def test_a_tiff_that_lacks_pixels_is_refused(tmp_path: Path, layout: dict[str, Any], tag: str, planar: str) -> None:
+    path, samples = tmp_path / "a.tif", drawn(256, 3).astype(np.uint8)
+    stored = samples if planar == "contig" else samples.transpose(2, 0, 1)
+    tifffile.imwrite(path, stored, photometric="rgb", planarconfig=planar, **layout)
+    assert np.array_equal(read(path).pixels, samples)
+    whole = path.read_bytes()
+    for fewer in (lambda offsets: offsets[:-1], lambda offsets: (*offsets[:-1], 0)):
+        path.write_bytes(whole)
+        with tifffile.TiffFile(path, mode="r+b") as file:
+            offsets = file.pages[0].tags[tag]
+            offsets.overwrite(fewer(offsets.value))
+        with pytest.raises(InputError, match="incomplete"):
+            read(path)
 
 
 @pytest.mark.parametrize(("photometric", "extra", "depth", "compression", "order", "planar"), list(tiffs()))

@@ -2,32 +2,60 @@
 
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import IO
 
 Chunk = tuple[bytes, bytes]  # its four letters, and its data
 
 _MOST = 1 << 26  # bytes in all; what would be more is passed over
 _HEADERS = 1 << 20  # chunks, pixels included
+_PIECE = 1 << 20  # bytes of pixels unpacked at a time
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # to a pixel, by the kind of colour
+_WHOLE = ((0, 0, 1, 1),)
+_INTERLACED = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
 def read_chunks(stream: IO[bytes]) -> list[Chunk]:
     """Read the chunks of a PNG but for those of its pixels; the stream stays where it is."""
     stand = stream.tell()
-    stream.seek(8)
     chunks, size = [], 0
-    for _ in range(_HEADERS):
-        header = stream.read(8)
-        if len(header) < 8:
-            break
-        length, kind = struct.unpack(">I4s", header)
-        if kind in (b"IDAT", b"fdAT") or size + length > _MOST:
-            stream.seek(length, 1)
-        else:
+    for kind, length in _headers(stream):
+        if kind not in (b"IDAT", b"fdAT") and size + length <= _MOST:
             size += 64 + length
             chunks.append((kind, stream.read(length)))
-        stream.seek(4, 1)  # the checksum
     stream.seek(stand)
     return chunks
+
+
+def ends_early(stream: IO[bytes]) -> bool:
+    """Whether a PNG's pixels, once unpacked, are fewer than its size says: Pillow leaves the others at zero."""
+    stream.seek(16)
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", stream.read(13))
+    missing = 0  # bytes: in each pass, of the columns from `x` every `across`-th, and likewise rows
+    for x, y, across, down in _INTERLACED if interlaced else _WHOLE:
+        columns, rows = (width - x + across - 1) // across, (height - y + down - 1) // down
+        if columns and rows:
+            missing += rows * (1 + (columns * depth * _SAMPLES[colour] + 7) // 8)  # each row begins with its filter
+    unpack = zlib.decompressobj()
+    for kind, length in _headers(stream):
+        packed = stream.read(length) if kind == b"IDAT" else b""
+        while packed and missing > 0:
+            missing -= len(unpack.decompress(packed, _PIECE))
+            packed = unpack.unconsumed_tail
+    return missing > 0
+
+
+def _headers(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
+    """The kind and length of each chunk; the stream then stands at its data."""
+    place = 8
+    for _ in range(_HEADERS):
+        stream.seek(place)
+        header = stream.read(8)
+        if len(header) < 8:
+            return
+        length, kind = struct.unpack(">I4s", header)
+        place += 12 + length  # with the checksum
+        yield kind, length
 
 
 def keyword(chunk: Chunk) -> str | None:

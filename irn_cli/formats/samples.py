@@ -47,12 +47,14 @@ def inspect(image: ImageFile.ImageFile, head: bytes) -> Stored:
         head: its first 64 KiB.
 
     Raises:
-        InputError: in a way that Pillow would decode wrongly.
+        InputError: in a way that Pillow would decode wrongly, or not all of them.
     """
     tags = getattr(image, "tag_v2", {})
     raw = next((str(tile.args if isinstance(tile.args, str) else tile.args[0]) for tile in image.tile if tile.args), "")
     if wrong := _wrongly_decoded(image, head, tags):
         raise InputError(f"{wrong}; {EXPECTED}")
+    if image.format == "TIFF" and _lacks_strips(image, tags):
+        raise InputError("it is damaged or incomplete: strips or tiles of its pixels are missing")
     key = image.info.get("transparency")
     if isinstance(key, int) and raw in (spread := {"1": 255, "L;2": 85, "L;4": 17}):
         image.info["transparency"] = min(key * spread[raw], 255)  # the samples are spread over 8 bits, it is not
@@ -80,6 +82,14 @@ def _wrongly_decoded(image: ImageFile.ImageFile, head: bytes, tags: Any) -> str:
     if image.format == "BMP" and head[28] == 16 and head[14] >= 56 and any(head[66:70]):
         return "16 bits to a pixel, with transparency"
     return ""
+
+
+def _lacks_strips(image: ImageFile.ImageFile, tags: Any) -> bool:
+    """Whether an unpacked TIFF says where only some of its pixels are: Pillow leaves the others at zero."""
+    strips = [(tile.extents, tile.offset) for tile in image.tile if tile.codec_name == "raw" and tile.extents]
+    planes = len(tags[ExifTags.Base.BitsPerSample]) if tags.get(ExifTags.Base.PlanarConfiguration) == 2 else 1
+    there = sum((right - left) * (bottom - top) for (left, top, right, bottom), offset in strips if offset)
+    return bool(strips) and there < image.width * image.height * planes
 
 
 def _is_reduced(image: ImageFile.ImageFile, head: bytes, raw: str) -> bool:
