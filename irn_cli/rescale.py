@@ -183,6 +183,8 @@ class Rescaler:
         refinement, warnings = None, list(picture.warnings)
         if surroundings is None:
             small = _rounded(bicubic_small(pixels, self.scale))
+            if refine:
+                warnings.append("not refined: so small a picture is restored best without the network")
         else:
             stages = _stages(progress, [1, *[1, 3] * refine, *[1, 1, 1] * (refine > 0)])
             canvas, stage = self._canvas(surroundings, picture.size), next(stages)

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from irn_cli import load_model, mark, rescale
+from irn_cli.border import LEAST
 from irn_cli.colour import colour_difference
 from irn_cli.errors import UsageError
 from irn_cli.metrics import Psnr, luma, ssim
@@ -211,6 +212,13 @@ def test_a_mark_is_in_what_is_judged(tiny_model: Callable[..., IRN], monkeypatch
 def test_refining_less_than_not_at_all(tiny_model: Callable[..., IRN]) -> None:
     with pytest.raises(UsageError, match="-1"):
         Rescaler(tiny_model(2), device="cpu").downscale(Picture(photo_like(8, 8)), refine=-1)
+
+
+def test_what_is_made_without_the_network_is_not_refined_and_says_so(tiny_model: Callable[..., IRN]) -> None:
+    small = Rescaler(tiny_model(4), "cpu", "fp32").downscale(Picture(photo_like(LEAST - 1, LEAST)), refine=1)
+    assert small.record.method == "bicubic"  # these weights are random
+    assert small.refinement is None
+    assert small.warnings == ("not refined: so small a picture is restored best without the network",)
 
 
 def test_progress_rises_to_one_and_may_end_it(tiny_model: Callable[..., IRN]) -> None:
