@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonschema
 import pytest
@@ -97,7 +97,7 @@ def test_the_bar_goes_forward_only_and_by_pixels(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b, c = (Path(name) for name in "abc")
-    done = Outcome(a, "done", Code.DONE, result=Result(seconds=1.0))
+    done = Outcome(a, "done", Code.DONE, result=Result(output_size=(1, 1), seconds=1.0))
     told = [Progressed(a, 0), Progressed(b, 0), Progressed(b, 0.5), Progressed(a, 0.5), Progressed(b, 1),
             Progressed(a, 0.25), Progressed(c, 0), Progressed(a, 1), done, replace(done, source=b),
             replace(done, source=c)]  # fmt: skip
@@ -108,16 +108,20 @@ def test_the_bar_goes_forward_only_and_by_pixels(
     assert re.search(r"3 done in \d\.\d s, 2 at a time\n", capsys.readouterr().err)
 
 
-def test_the_time_left_is_that_of_the_pixels_left_not_of_what_was_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("status", ["done", "failed", "skipped"])  # the last two by --min-psnr
+def test_the_time_left_is_that_of_the_pixels_left_not_of_what_the_network_never_had(
+    status: Literal["done", "failed", "skipped"], monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    paths = [Path(str(number)) for number in range(4)]
+    paths = [Path(str(number)) for number in range(5)]
     shares = Shares(dict.fromkeys(paths, 10000000))
     assert shares.rates() == (0, 0, None)
     shares.end(Outcome(paths[0], "skipped", Code.EXISTS))
     shares.progress(paths[1], 0)
     now += 10
-    shares.end(Outcome(paths[1], "done", Code.DONE))
+    shares.end(Outcome(paths[1], status, Code.DONE, result=Result(output_size=(9, 9))))
+    shares.end(Outcome(paths[4], "failed", Code.UNUSABLE))
     shares.progress(paths[2], 0)
     now += 5
     shares.progress(paths[2], 0.5)
@@ -145,6 +149,50 @@ def test_at_80_columns_the_bar_is_one_line_and_lines_break_between_words(
     assert {"40x30", "10x8,", "31.25", "30.75"} <= set(shown.replace("(", "").split())
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+@pytest.mark.parametrize(
+    ("total", "note", "workers"),
+    [(1, "", 0), (1, "refining, 3 of 10: 31.22 -> 31.44 dB", 0), (13, "", 0), (13, "", 16), (10_000, "", 0)],
+)
+def test_at_any_width_the_bar_cuts_no_figure_and_only_the_bar_moves(
+    width: int, total: int, note: str, workers: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": str(width)}.items():
+        monkeypatch.setenv(name, value)
+    update = Progress.update
+
+    def drawn_at_once(self: Progress, task: TaskID, **fields: Any) -> None:
+        update(self, task, **fields)
+        self.refresh()
+
+    monkeypatch.setattr(Progress, "update", drawn_at_once)
+    names = [Path("a.png"), Path("日本の写真" * 9), Path("a-name-longer-than-there-is-room-for.jpg")]
+    pixels = dict.fromkeys([*names, *(Path(f"{number}") for number in range(total - 3))], 12_000_000 if total < 99 else 0)
+
+    def work() -> Events:
+        nonlocal now
+        yield from [WorkersChanged(workers)] if workers else []
+        for number, name in enumerate(names):
+            for share in (0, 0.1, 0.9):
+                now += 10**number
+                yield Progressed(name, share, note)
+
+    follow(work(), total, pixels=pixels)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    lines = [line for line in re.split(r"[\r\n]+", shown) if "━" in line and line.split("━")[-1].strip()]
+    assert len(lines) >= 8
+    count = r" *\d+ %" if total == 1 else f" *0/{total:,}"
+    for line in lines:
+        assert cell_len(line) <= width, line
+        assert re.fullmatch(rf"[^━╸╺]+[━╸╺]+{count} +(\d:\d\d:\d\d|\d+ h)? *", line), line
+    assert len({cell_len(re.split("[━╸╺]", line)[0]) for line in lines}) == 1, lines
+    if width >= 80:
+        wanted = note or (r"16 workers, [\d.]+ files/s" if workers else r"[\d.]+ MP/s, [\d,]+/min")
+        assert re.search(wanted, lines[-1])
+
+
 @pytest.mark.parametrize(
     ("sources", "shown"),
     [
@@ -162,7 +210,7 @@ def test_the_bar_names_a_picture_below_the_directory_of_all(
     monkeypatch.setenv("FORCE_COLOR", "1")
     paths = [Path(source) for source in sources]
     follow(events(Progressed(paths[-1], 0.5)), 2, pixels=dict.fromkeys(paths, 9))
-    assert set_to[0] == shown
+    assert set_to[0].split()[0] == shown
 
 
 def test_quiet_leaves_warnings_and_failures(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,13 +4,13 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
@@ -24,7 +24,10 @@ from irn_cli.errors import Code, one_line
 if TYPE_CHECKING:
     from irn_cli.batch.line import Events, Progressed  # which load torch
 
-_NAME = 24  # columns
+_NAME = 24  # columns at most, for the name of the picture at hand
+_LEAST_NAME = 12  # columns that it must have, else what stands beside it gives way
+_RATE = 20  # columns at least, for what stands beside it
+_BAR = 6  # columns at least
 # What is said of many that are skipped, where the reason of each is about its own files.
 _SKIPPED = {
     Code.EXISTS: "their outputs exist",
@@ -97,19 +100,17 @@ class _Display:
         self._console = Console(stderr=True, markup=False, highlight=False)
         self._console.soft_wrap = not self._console.is_terminal  # there lines break between words, elsewhere not at all
         self.bar = Progress(
-            TextColumn("{task.description}", table_column=Column(width=_NAME, no_wrap=True)),
-            TextColumn("{task.fields[rate]}", table_column=Column(no_wrap=True)),
-            BarColumn(None, table_column=Column(ratio=1, min_width=6)),
-            TextColumn("{task.fields[count]}", table_column=Column(no_wrap=True)),
-            TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True, min_width=7, justify="right")),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(None, table_column=Column(ratio=1, min_width=_BAR)),
+            TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
             console=self._console,
             transient=True,
             expand=True,
             disable=quiet or not self._console.is_terminal,
         )
-        self._task = self.bar.add_task("", total=max(self._shares.total, 1), rate="", count="", left="")
+        self._task = self.bar.add_task("", total=max(self._shares.total, 1), figures="")
         self._throughput = Throughput()
-        self._note = ""
+        self._name = self._note = ""  # of the picture at hand, and what its work says of itself
 
     def show(self, events: "Iterable[Progressed | WorkersChanged | Outcome]") -> None:
         for event in events:
@@ -122,9 +123,9 @@ class _Display:
 
     def progress(self, at: "Progressed") -> None:
         self._shares.progress(at.source, at.share)
+        self._name = one_line(str(at.source).removeprefix(self._shared))
         self._note = at.note
-        name = str(at.source).removeprefix(self._shared)
-        self._update(description=_tail(one_line(name), _NAME))
+        self._update()
 
     def count_workers(self, changed: WorkersChanged) -> None:
         self._throughput.update(changed)
@@ -132,17 +133,21 @@ class _Display:
         if changed.given_up:
             self._say(f"irn: a worker was given up: {one_line(changed.given_up)}", style="yellow")
 
-    def _update(self, **fields: Any) -> None:
+    def _update(self) -> None:
+        """Set the bar; each figure has a width of its own, so that nothing moves but the bar."""
         if self.bar.disable:
             return
         megapixels, pictures, left = self._shares.rates()
-        count = f"{self.counts.total():,}/{self._total:,}"
+        count = f"{self.counts.total():,}/{self._total:,}".rjust(1 + 2 * len(f"{self._total:,}"))
         if self._total == 1:
-            count = f"{100 * self._shares.done / max(self._shares.total, 1):.0f} %"
-        rate = f"{megapixels:.1f} MP/s, {pictures:,.0f}/min" if left is not None else ""
+            count = f"{100 * self._shares.done / max(self._shares.total, 1):3.0f} %"
+        figures = f"{count} {'' if left is None else _clock(left):>7}"
+        digits = 1 if megapixels >= 1 else 2
+        rate = f"{megapixels:.{digits}f} MP/s, {pictures:,.0f}/min" if left is not None else ""
         rate = self._throughput.describe(self.counts["done"] + self.counts["failed"]) or rate
-        fields |= {"rate": self._note or rate, "count": count, "left": "" if left is None else _clock(left)}
-        self.bar.update(self._task, completed=self._shares.done, **fields)
+        room = self._console.width - len(figures) - _BAR - 2
+        head = _head(self._name, (self._note, rate), room)
+        self.bar.update(self._task, completed=self._shares.done, description=head, figures=figures)
 
     def end(self, outcome: Outcome) -> None:
         self.counts[outcome.status] += 1
@@ -199,6 +204,15 @@ def _directory_of_all(sources: Collection[Path]) -> str:
     return prefix[: 1 + max(prefix.rfind(separator) for separator in ("/", os.sep))]
 
 
+def _head(name: str, remarks: Sequence[str], room: int) -> str:
+    """A name and the first remark that there is room for beside it; as wide whatever the name is."""
+    wide = {remark: max(cell_len(remark), _RATE) for remark in [*filter(None, remarks), ""]}
+    shown = next((remark for remark in wide if room - 1 - wide[remark] >= _LEAST_NAME), None)
+    width = max(min(_NAME, room if shown is None else room - 1 - wide[shown]), 1)
+    head = set_cell_size(_tail(name, width), width)
+    return head if shown is None else f"{head} {shown:{_RATE}}"
+
+
 def _tail(name: str, width: int) -> str:
     """The end of a name, at most `width` columns wide."""
     if cell_len(name) <= width:
@@ -209,8 +223,10 @@ def _tail(name: str, width: int) -> str:
 
 
 def _clock(seconds: float) -> str:
+    """As 0:01:30; whole hours from ten on."""
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours < 10 else f"{hours:,} h"
 
 
 def _skipped(outcome: Outcome) -> str:

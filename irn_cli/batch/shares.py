@@ -21,7 +21,7 @@ class Shares:
         self._under_way: dict[Path, float] = {}  # share done of each job that has begun, until its outcome is known
         self._begin = 0.0  # of the first job
         self._ended = 0  # weight of all jobs that are no more to be done
-        self._worked = self._worked_pixels = self._worked_files = 0  # of those, what was worked on
+        self._worked = self._worked_pixels = self._worked_files = 0  # of those, what the network had
         self.total = sum(map(self._weight, pixels))
         self.at_once = 0  # most jobs that were worked on at the same time
 
@@ -42,7 +42,7 @@ class Shares:
             return
         self._under_way.pop(outcome.source, None)
         self._ended += self._weight(outcome.source)
-        if outcome.status != "skipped":
+        if outcome.result.output_size:  # else it cost no time: it could not be read, or another run had done it
             self._worked += self._weight(outcome.source)
             self._worked_pixels += self.pixels[outcome.source]
             self._worked_files += 1
