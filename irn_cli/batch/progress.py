@@ -111,6 +111,7 @@ class _Display:
         self._task = self.bar.add_task("", total=max(self._shares.total, 1), figures="")
         self._throughput = Throughput()
         self._name = self._note = ""  # of the picture at hand, and what its work says of itself
+        self._update()
 
     def show(self, events: "Iterable[Progressed | WorkersChanged | Outcome]") -> None:
         for event in events:
