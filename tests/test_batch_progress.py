@@ -169,7 +169,7 @@ def test_at_any_width_the_bar_cuts_no_figure_and_only_the_bar_moves(
 
     monkeypatch.setattr(Progress, "update", drawn_at_once)
     names = [Path("a.png"), Path("日本の写真" * 9), Path("a-name-longer-than-there-is-room-for.jpg")]
-    pixels = dict.fromkeys([*names, *(Path(f"{number}") for number in range(total - 3))], 12_000_000 if total < 99 else 0)
+    pixels = dict.fromkeys([*names, *(Path(f"{number}") for number in range(total - 3))], 12_000_000)
 
     def work() -> Events:
         nonlocal now
