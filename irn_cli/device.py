@@ -6,9 +6,10 @@ Nothing here acts on import. Commands call `tune_allocator`; libraries that use 
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -67,16 +68,42 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and multiplies_bfloat16()
 
 
+class _Exact:
+    """How many scopes of `ieee_float32` are open, in all threads, and what was set before the first of them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.scopes = 0
+        self.before: list[Any] = []
+
+
+_exact = _Exact()
+
+
 @contextmanager
 def ieee_float32() -> Iterator[None]:
-    """Within this scope float32 means IEEE float32: CUDA's TF32 shortcuts are off, and restored afterwards."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32
-    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    """Within this scope float32 means IEEE float32: shortcuts by TF32 or bfloat16 are off, and as before afterwards.
+
+    These settings are the whole process's. Of several scopes, in whatever threads, the last one to end restores them.
+    """
+    backends: Any = torch.backends
+    name, switches = "allow_tf32", [backends.cudnn, backends.cuda.matmul]
+    if hasattr(backends.cudnn, "conv"):  # since torch 2.9, where the older name raises if the newer ones were used
+        name, switches = "fp32_precision", [backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv]
+    with _exact.lock:
+        if not _exact.scopes:
+            _exact.before = [getattr(switch, name) for switch in switches]
+            for switch in switches:
+                setattr(switch, name, "ieee" if name == "fp32_precision" else False)
+        _exact.scopes += 1
     try:
         yield
     finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = before
+        with _exact.lock:
+            _exact.scopes -= 1
+            if not _exact.scopes:
+                for switch, before in zip(switches, _exact.before, strict=True):
+                    setattr(switch, name, before)
 
 
 def tune_allocator() -> None:

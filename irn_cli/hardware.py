@@ -31,7 +31,7 @@ def check_device(name: str) -> None:
     Raises:
         UsageError: the name means nothing.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?|mps", name):
+    if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?|mps", name):
         raise UsageError(f"unknown device {name!r}: expected auto, cpu, cuda, cuda:N or mps")
 
 

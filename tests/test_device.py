@@ -1,5 +1,8 @@
 """Devices and precision by name."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 
@@ -25,13 +28,54 @@ def test_precisions() -> None:
         resolve_precision("fp16", cpu)
 
 
-def test_tf32_is_off_inside_the_scope_and_as_before_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+@pytest.fixture
+def switches() -> Iterator[list[Any]]:
+    """Where torch is told, by the newer names, whether it may take shortcuts."""
+    found = [torch.backends.cudnn.conv, torch.backends.cuda.matmul, torch.backends.mkldnn.conv]
+    before = [switch.fp32_precision for switch in found]
+    yield found
+    for switch, value in zip(found, before, strict=True):
+        switch.fp32_precision = value
+
+
+@pytest.mark.parametrize("value", ["tf32", "ieee"])
+def test_float32_takes_no_shortcuts_inside_the_scope_and_those_as_before_after_it(
+    switches: list[Any], value: str
+) -> None:
+    for switch in switches:
+        switch.fp32_precision = value
     with pytest.raises(ZeroDivisionError), ieee_float32():
-        assert not torch.backends.cudnn.allow_tf32
-        assert not torch.backends.cuda.matmul.allow_tf32
+        assert [switch.fp32_precision for switch in switches] == ["ieee"] * 3
         raise ZeroDivisionError
-    assert torch.backends.cudnn.allow_tf32
+    assert [switch.fp32_precision for switch in switches] == [value] * 3
+
+
+def test_no_shortcut_is_inherited_from_torchs_general_setting(
+    switches: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends, "fp32_precision", "tf32")
+    assert torch.backends.mkldnn.conv.fp32_precision == "tf32"
+    with ieee_float32():
+        assert [switch.fp32_precision for switch in switches] == ["ieee"] * 3
+
+
+def test_the_older_name_works_as_before_after_the_scope() -> None:
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    with ieee_float32():
+        pass
+    assert before == (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+
+
+def test_of_several_scopes_the_last_to_end_restores(switches: list[Any]) -> None:
+    """As of several threads, of which the first to begin may be the first to end."""
+    switches[0].fp32_precision = "tf32"
+    first, second = ieee_float32(), ieee_float32()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert switches[0].fp32_precision == "ieee"
+    second.__exit__(None, None, None)
+    assert switches[0].fp32_precision == "tf32"
 
 
 def test_the_search_for_fast_convolutions_pauses_inside_the_scope(monkeypatch: pytest.MonkeyPatch) -> None:

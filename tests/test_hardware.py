@@ -37,7 +37,7 @@ def test_devices_names(name: str) -> None:
     check_device(name)
 
 
-@pytest.mark.parametrize("name", ["", "gpu", "CPU", "cuda:", "cuda:x", "cuda:99999", "cuda:1:2", "cpu:0"])
+@pytest.mark.parametrize("name", ["", "gpu", "CPU", "cuda:", "cuda:x", "cuda:00", "cuda:200", "cuda:1:2", "cpu:0"])
 def test_what_is_no_device(name: str) -> None:
     with pytest.raises(UsageError, match="unknown device"):
         check_device(name)
