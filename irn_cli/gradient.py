@@ -123,7 +123,11 @@ class _Half:
         self.bytes_per_position = numbers * dtype.itemsize + 24 * self.channels
 
     def walk(self, u: Tensor, g: Tensor, tile: Tile, device: torch.device) -> tuple[tuple[slice, slice], Tensor]:
-        """Rewrite a tile of both maps; returns what is to be added, also around it, to the gradient of what is read."""
+        """Rewrite a tile of both maps; returns what is to be added, also around it, to the gradient of what is read.
+
+        Raises:
+            torch.OutOfMemoryError: on the device; nothing is rewritten then.
+        """
         height, width, _ = u.shape
         top, bottom = max(tile.top - REACH, 0), min(tile.bottom + REACH, height)
         left, right = tile.columns_read(width)
@@ -133,16 +137,16 @@ class _Half:
         source = u[around][..., self.reads].to(device)
         given = [dense(source) for dense in self._dense]
         values, gradient = u[inside][..., self.writes], g[inside][..., self.writes]
-        moved, moved_gradient = values.to(device), gradient.to(device)
+        # Copies, so that both maps are as they were where the device's memory gives out on the way.
+        moved, moved_gradient = values.to(device, copy=True), gradient.to(device, copy=True)
         results = self._couple(moved, moved_gradient, [result[within] for result, _ in given])
         margins = 0, 0, tile.left - left, right - tile.right, tile.top - top, bottom - tile.bottom
         part = sum(
             dense.pull_back(functional.pad(result, margins), features)
             for dense, result, (_, features) in zip(self._dense, results, given, strict=True)
         )
-        if moved is not values:
-            values.copy_(moved)
-            gradient.copy_(moved_gradient)
+        values.copy_(moved)
+        gradient.copy_(moved_gradient)
         assert isinstance(part, Tensor)
         return around, part
 
