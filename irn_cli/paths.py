@@ -50,8 +50,8 @@ def to_path(text: str | os.PathLike[str]) -> Path:
 
 
 def is_remote(path: object) -> bool:
-    """Whether a path is an object store's."""
-    return hasattr(path, "fs")
+    """Whether a path is an object store's; an open file of fsspec's, which knows its store too, is none."""
+    return hasattr(path, "fs") and not hasattr(path, "read")
 
 
 def exists(path: Path) -> bool:

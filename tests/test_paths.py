@@ -57,6 +57,14 @@ def names(url: str) -> list[str]:
     return sorted(key.removeprefix(path.path + "/") for key in path.fs.find(path.path))
 
 
+def test_an_open_file_of_a_store_is_a_stream(store: str) -> None:
+    picture, fs = Picture(photo_like(20, 24)), to_path(store).fs  # type: ignore[attr-defined]
+    with fs.open("/bucket/a.png", "wb") as stream:
+        write(stream, picture)
+    with fs.open("/bucket/a.png", "rb") as stream:
+        assert np.array_equal(read(stream).pixels, picture.pixels)
+
+
 def test_urls_are_told_from_names() -> None:
     assert to_path("photos/a.jpg") == Path("photos/a.jpg")
     assert to_path("file:///photos/a b.jpg") == Path("/photos/a b.jpg")
