@@ -94,6 +94,15 @@ def test_a_cache_that_no_run_used_for_a_month_is_removed(folder: Path) -> None:
     assert {path.stem for path in data.cache_directory().iterdir()} == {recent}
 
 
+def test_a_cache_that_another_process_has_removed_meanwhile_stops_no_run(folder: Path) -> None:
+    load_pictures([folder / "a.png"], 4, 32, limit=0)
+    for path in list(data.cache_directory().iterdir()):
+        os.utime(path, (1, 1))
+    (data.cache_directory() / "gone.pixels").symlink_to("nowhere")  # found, and then not there
+    assert sweep_cache() == 36 * 48 * 3
+    assert {path.name for path in data.cache_directory().iterdir()} == {"gone.pixels"}
+
+
 def test_held_out_are_the_same_files_wherever_they_lie() -> None:
     names = [f"{k}.png" for k in range(100)]
     train, held = hold_out([Path("/x") / name for name in names], 7)

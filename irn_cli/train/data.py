@@ -114,20 +114,24 @@ def cache_directory() -> Path:
 def sweep_cache() -> int:
     """Remove decoded pictures that no run uses or has begun with for a month; returns the bytes that this frees."""
     freed = 0
-    try:
-        caches = list(cache_directory().glob("*.pixels"))
-    except PermissionError:  # another user's
-        return 0
-    for mapped in caches:
-        index = mapped.with_suffix(".json")
-        last = max(path.stat().st_mtime for path in (mapped, index) if path.exists())
-        if time.time() - last > _KEPT_SECONDS:
-            with mapped.open("rb") as stream:
-                if lock(stream):
-                    freed += mapped.stat().st_size
-                    index.unlink(missing_ok=True)
-                    mapped.unlink()
+    with suppress(PermissionError):  # another user's
+        for mapped in cache_directory().glob("*.pixels"):
+            with suppress(OSError):  # another process has removed it meanwhile, or may only read it
+                freed += _swept(mapped)
     return freed
+
+
+def _swept(mapped: Path) -> int:
+    index = mapped.with_suffix(".json")
+    size, last = mapped.stat().st_size, max(path.stat().st_mtime for path in (mapped, index) if path.exists())
+    if time.time() - last <= _KEPT_SECONDS:
+        return 0
+    with mapped.open("rb") as stream:
+        if not lock(stream):
+            return 0
+        index.unlink(missing_ok=True)
+        mapped.unlink()
+    return size
 
 
 def _mapped(path: Path, places: Sequence[Sequence[int]], stamp: str, skipped: Sequence[str]) -> Pictures:
