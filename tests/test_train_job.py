@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from irn_cli.errors import OutputError, UsageError
+from irn_cli.errors import DeviceError, OutputError, UsageError
 from irn_cli.image import write
 from irn_cli.picture import Picture
 from irn_cli.train.job import TrainingJob, prepare, processes
@@ -98,3 +99,27 @@ def test_a_single_process_keeps_its_device(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with processes("cuda:3") as device:
         assert device == "cuda:3"
+
+
+def torchrun_gave(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_several_processes_that_torchrun_did_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    torchrun_gave(monkeypatch, WORLD_SIZE="4", RANK="1")
+    with pytest.raises(UsageError, match="WORLD_SIZE is set, but not LOCAL_RANK: torchrun sets both"), processes("cpu"):
+        pass
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(0, "cuda"), (2, "auto"), (2, "cuda")])
+def test_more_processes_than_gpus(gpus: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}  # where nobody answers: this comes before
+    torchrun_gave(monkeypatch, WORLD_SIZE="4", RANK="3", LOCAL_RANK="3", **place)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    message = f"no device cuda:3: torch sees {gpus} CUDA device"
+    with pytest.raises(DeviceError, match=message), processes(device):
+        pass

@@ -23,12 +23,17 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 WORKER = """
 import sys
+from datetime import timedelta
+import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from irn_cli.train.job import processes
 from tests.test_train_processes import KINDS, discriminator_gradient, two_steps
 from tests.test_train_step import make_second_stage, make_step
 
 with processes("cpu"):
+    waits = dist.group.WORLD._get_backend(torch.device("cpu")).options._timeout
+    assert waits > timedelta(hours=12), "validation on the first may take longer than torch waits by default"
     for kind, changes in KINDS.items():
         step = make_step(grain=0.5, **changes)
         step.batches.prepare(0)

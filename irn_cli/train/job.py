@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +30,9 @@ from irn_cli.train.recipe import Recipe, load_recipe, recipe_toml
 from irn_cli.train.request import Request, recall
 from irn_cli.train.step import Step
 from irn_cli.weights import load_model, weights_hash
+
+# How long processes wait for one another: the first validates and saves meanwhile. torchrun ends those of a lost one.
+_PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -113,14 +117,23 @@ def _version(run: Path) -> tuple[int, int] | None:
 
 @contextmanager
 def processes(device: str) -> Iterator[str]:
-    """Join the other processes, where torchrun started several; gives the name of this one's device."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """Join the other processes, where torchrun started several; gives the name of this one's device.
+
+    Raises:
+        UsageError: several are promised, but not by torchrun.
+        DeviceError: there is no GPU for this one.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         yield device
         return
-    if device in ("auto", "cuda") and torch.cuda.is_available():
+    if missing := [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise UsageError(f"WORLD_SIZE is set, but not {missing[0]}: torchrun sets both; unset it for one process")
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
         device = f"cuda:{os.environ['LOCAL_RANK']}"
+    on_gpu = resolve_device(device).type == "cuda"
+    if on_gpu:
         torch.cuda.set_device(torch.device(device))
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
     try:
         yield device
         dist.barrier()  # leave together: one that ends while the first still validates may be aborted by the runtime
