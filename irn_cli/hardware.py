@@ -3,6 +3,8 @@
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from irn_cli.errors import UsageError
@@ -47,9 +49,32 @@ def parse_memory(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def physical_memory() -> int:
-    """Bytes of memory that this machine has; 4 GB where it does not say."""
+def usable_memory(root: Path = Path("/")) -> int:
+    """Bytes of memory that this process may take: the machine's, or less in a container or a job of a batch system.
+
+    Args:
+        root: where Linux says so; another directory is for tests.
+
+    Returns:
+        4 GB where nobody says.
+    """
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
-        return 4 * 10**9
+        machine = 4 * 10**9
+    return min([machine, *_group_limits(root)])
+
+
+def _group_limits(root: Path) -> Iterator[int]:
+    """The limits of the control groups that this process is in, and of those that these are in."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for _, controllers, name in (line.split(":", 2) for line in lines):
+        if controllers not in ("", "memory"):
+            continue
+        place, file = (controllers, "memory.limit_in_bytes") if controllers else ("", "memory.max")  # version 1, or 2
+        for group in (Path(name), *Path(name).parents):  # in a container, its own may be what is seen as the root
+            with suppress(OSError, ValueError):  # not seen from here; or "max"
+                yield int((root / "sys/fs/cgroup" / place / str(group).lstrip("/") / file).read_text(encoding="ascii"))

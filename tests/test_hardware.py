@@ -8,7 +8,7 @@ import torch
 
 from irn_cli import hardware
 from irn_cli.errors import UsageError
-from irn_cli.hardware import check_device, may_have_gpu, multiplies_bfloat16, parse_memory, physical_memory
+from irn_cli.hardware import check_device, may_have_gpu, multiplies_bfloat16, parse_memory, usable_memory
 
 
 @pytest.mark.parametrize(
@@ -81,5 +81,27 @@ def test_whatever_torch_finds_was_possible() -> None:
     assert may_have_gpu() or not torch.cuda.is_available()
 
 
-def test_physical_memory_is_a_plausible_number() -> None:
-    assert 2**28 < physical_memory() < 2**50
+def test_usable_memory_is_a_plausible_number(tmp_path: Path) -> None:
+    assert 2**28 < usable_memory() <= usable_memory(tmp_path) < 2**50
+
+
+@pytest.mark.parametrize(
+    ("said", "files", "expected"),
+    [
+        (
+            "0::/job/step",
+            {"job/step/memory.max": "max", "job/memory.max": "5000000", "memory.max": "9000000"},
+            5_000_000,
+        ),
+        ("0::/docker/abc", {"memory.max": "6000000"}, 6_000_000),  # a container sees its own group as the root
+        ("4:cpu:/\n3:memory:/a/b", {"memory/a/b/memory.limit_in_bytes": "7000000"}, 7_000_000),
+        ("4:cpu:/\n3:memory:/a/b", {"memory/a/b/memory.limit_in_bytes": str(2**63 - 4096)}, None),
+    ],
+)
+def test_a_container_or_a_job_may_have_less(
+    said: str, files: dict[str, str], expected: int | None, tmp_path: Path
+) -> None:
+    for name, text in {"proc/self/cgroup": said, **{f"sys/fs/cgroup/{name}": files[name] for name in files}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert usable_memory(tmp_path) == (expected or usable_memory(tmp_path / "nowhere"))

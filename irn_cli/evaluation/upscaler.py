@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from irn_cli.device import ieee_float32, resolve_device
 from irn_cli.errors import DeviceError, InputError, UsageError
-from irn_cli.hardware import parse_memory, physical_memory
+from irn_cli.hardware import parse_memory, usable_memory
 from irn_cli.paths import require_file
 
 _OVERLAP = 32  # small pixels that a tile sees beyond its own, to each side
@@ -122,7 +122,7 @@ def load_upscaler(path: Path, device: str = "auto", memory: str | int | None = N
 
 
 def _available(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else physical_memory()
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else usable_memory()
 
 
 def _tile(model: nn.Module, run: Callable[[Tensor], Tensor], device: torch.device, budget: int) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from irn_cli.errors import InputError, IrnError
 from irn_cli.files import atomic_write, lock
-from irn_cli.hardware import physical_memory
+from irn_cli.hardware import usable_memory
 from irn_cli.image import read
 from irn_cli.paths import real_path
 
@@ -75,7 +75,7 @@ def load_pictures(paths: Sequence[Path], scale: int, smallest: int, limit: int |
             index.touch()
         known = json.loads(index.read_text(encoding="utf-8"))
         return _mapped(mapped, known["places"], stamp, known["skipped"])
-    limit = physical_memory() // 3 if limit is None else limit
+    limit = usable_memory() // 3 if limit is None else limit
     rows, places, skipped, count = bytearray(), [], [], 0
     with ExitStack() as stack:
         file = None

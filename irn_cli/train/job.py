@@ -18,7 +18,7 @@ from irn_cli.device import resolve_device, resolve_precision
 from irn_cli.errors import InputError, IrnError, OutputError, UsageError
 from irn_cli.evaluation.dataset import DataSet, find_data_set, load
 from irn_cli.files import atomic_write, lock, require_writable
-from irn_cli.hardware import parse_memory, physical_memory
+from irn_cli.hardware import parse_memory, usable_memory
 from irn_cli.model import IRN
 from irn_cli.paths import real_path
 from irn_cli.train import checkpoint as checkpoints
@@ -160,7 +160,7 @@ def prepare(request: Request) -> TrainingJob:
     sets = [find_data_set(directory, include_own=request.include_own) for directory in request.data]
     training, validation = _pictures(request, recipe, [path for one in sets for path in one.pictures])
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    limit = (parse_memory(request.memory) if request.memory else physical_memory() // 3) // sharing
+    limit = (parse_memory(request.memory) if request.memory else usable_memory() // 3) // sharing
     freed = sweep_cache()
     pictures = load_pictures(training, recipe.scale, recipe.patch, limit)
     step = Step(model, recipe, pictures, device, precision, features)
