@@ -75,8 +75,8 @@ def test_the_best_iterate_is_kept_and_not_the_last() -> None:
     decoder = Decoder(lambda small, sample: float(next(errors)) if sample == 0 else 9.0 - (small is not decoder.small))
     best, found, told = decoder.refine(4)
     assert best is decoder.tried[2]
-    assert found.before.rgb == pytest.approx(10 * np.log10(255**2 / 81), abs=0.1)
-    assert found.after.rgb == pytest.approx(10 * np.log10(255**2 / 25), abs=0.1)
+    assert found.before.rgb == pytest.approx(10 * np.log10(255**2 / 81), abs=0.02)
+    assert found.after.rgb == pytest.approx(10 * np.log10(255**2 / 25), abs=0.02)
     assert [one.iterations for one in told] == [0, 1, 2, 3, 4]
     assert told[1].after.rgb < told[2].after.rgb == told[3].after.rgb
     assert told[-1] == found

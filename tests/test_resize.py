@@ -70,7 +70,7 @@ def test_bands_make_the_same_small_picture_as_the_whole(shape: tuple[int, int], 
     padded = np.pad(pixels, ((0, -shape[0] % scale), (0, -shape[1] % scale), (0, 0)), mode="edge")
     whole = torch.from_numpy(padded).permute(2, 0, 1).double()
     expected = bicubic(whole, (padded.shape[0] // scale, padded.shape[1] // scale)).clamp(0, 255).permute(1, 2, 0)
-    assert np.abs(bicubic_small(pixels, scale) - expected.numpy()).max() < 1e-3
+    assert np.abs(bicubic_small(pixels, scale) - expected.numpy()).max() < 2e-4
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 70), (130, 9), (200, 33)])
@@ -81,4 +81,4 @@ def test_bands_make_the_same_large_picture_as_the_whole(shape: tuple[int, int], 
     expected = bicubic(whole, (shape[0] * scale, shape[1] * scale)).clamp(0, 255).permute(1, 2, 0).numpy()
     bands = list(bicubic_large(small, scale))
     assert [top for top, _ in bands] == list(np.cumsum([0, *(len(band) for _, band in bands[:-1])]))
-    assert np.abs(np.concatenate([band for _, band in bands]) - expected).max() < 1e-3
+    assert np.abs(np.concatenate([band for _, band in bands]) - expected).max() < 2e-4
