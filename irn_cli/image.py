@@ -113,7 +113,7 @@ def as_picture(source: PictureLike) -> Picture:
 
 
 def peek(source: str | os.PathLike[str] | BinaryIO) -> Header:
-    """Read what a picture's file says before its pixels: cheap even for a huge one.
+    """Read what a picture's file says before its pixels, its record included: cheap even for a huge one.
 
     Raises:
         InputError: no such file, or not a picture.
@@ -121,7 +121,7 @@ def peek(source: str | os.PathLike[str] | BinaryIO) -> Header:
     with _opened(source, whole=False) as image:
         size = image.height, image.width
         try:
-            return Header(size, _find_record(image, _chunks(image))[0], format=image.format or "")
+            return Header(size, _find_record(image, _chunks(image), with_alpha=False)[0], format=image.format or "")
         except RecordError:
             return Header(size, None, damaged=True, format=image.format or "")
 
@@ -340,8 +340,8 @@ def _picture(image: ImageFile.ImageFile, stored: Stored, head: bytes, chunks: Se
     )
 
 
-def _find_record(image: ImageFile.ImageFile, chunks: Sequence[Chunk]) -> Found:
-    size = image.height, image.width
+def _find_record(image: ImageFile.ImageFile, chunks: Sequence[Chunk], *, with_alpha: bool = True) -> Found:
+    size = (image.height, image.width) if with_alpha else None
     return in_chunks(chunks, size) if image.format == "PNG" else in_xmp(stored_xmp(image), size)
 
 

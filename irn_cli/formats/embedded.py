@@ -30,12 +30,13 @@ _EMPTY_XMP = (
 Found = tuple[Record | Restored | None, NDArray[np.uint8] | None]  # a record, and the original's alpha beside it
 
 
-def in_chunks(chunks: Sequence[Chunk], size: tuple[int, int]) -> Found:
+def in_chunks(chunks: Sequence[Chunk], size: tuple[int, int] | None) -> Found:
     """The record among a PNG's chunks, and the original's alpha.
 
     Args:
         chunks: the PNG's.
-        size: (H, W) of the picture: nothing large is unpacked for one of another size than its record says.
+        size: (H, W) of the picture: nothing large is unpacked for one of another size than its record says. None unpacks
+            no alpha.
 
     Raises:
         RecordError: there is a record, but it or the alpha is damaged.
@@ -45,11 +46,11 @@ def in_chunks(chunks: Sequence[Chunk], size: tuple[int, int]) -> Found:
     return _unpacked(written, next((data for kind, data in chunks if kind == _ALPHA_CHUNK), None), size)
 
 
-def in_xmp(packet: bytes, size: tuple[int, int]) -> Found:
+def in_xmp(packet: bytes, size: tuple[int, int] | None) -> Found:
     """The record in a picture's XMP, and the original's alpha; otherwise as `in_chunks`."""
     try:
         written = xmp.find(packet, _XMP_SPACE, "record")
-        alpha = xmp.find(packet, _XMP_SPACE, "alpha") if written else None
+        alpha = xmp.find(packet, _XMP_SPACE, "alpha") if written and size else None
         return _unpacked(written, base64.b64decode(alpha) if alpha else None, size)
     except ValueError as error:
         raise RecordError(f"the XMP around the record, or the alpha beside it, is damaged: {error}") from error
@@ -118,7 +119,7 @@ def as_xmp(
     return packet.replace(b"</rdf:RDF>", description + b"</rdf:RDF>", 1)
 
 
-def _unpacked(written: str | None, deflated: bytes | None, size: tuple[int, int]) -> Found:
+def _unpacked(written: str | None, deflated: bytes | None, size: tuple[int, int] | None) -> Found:
     record = from_text(written) if written else None
     if deflated is None or not isinstance(record, Record) or record.small_size != size:
         return record, None
