@@ -35,8 +35,8 @@ def in_chunks(chunks: Sequence[Chunk], size: tuple[int, int] | None) -> Found:
 
     Args:
         chunks: the PNG's.
-        size: (H, W) of the picture: nothing large is unpacked for one of another size than its record says. None unpacks
-            no alpha.
+        size: (H, W) of the picture: nothing large is unpacked for one of another size than its record says; None
+            unpacks no alpha.
 
     Raises:
         RecordError: there is a record, but it or the alpha is damaged.
