@@ -2,18 +2,19 @@
 
 import base64
 import dataclasses
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from irn_cli.alpha import enlarge_alpha, fill_hidden, shrink_alpha
+from irn_cli.alpha import Alpha, enlarge_alpha, fill_hidden, shrink_alpha
 from irn_cli.artifact import THRESHOLD, artifact_mask, find_artifact
 from irn_cli.border import LEAST, Border, Kind
 from irn_cli.canvas import HUGE, Canvas, to_pixels
@@ -143,11 +144,14 @@ class Rescaler:
 
         Raises:
             TypeError: no such picture.
-            UsageError: `refine` is negative.
+            UsageError: an option means nothing: another word, or a negative `refine`.
             InputError: there is a blotch, and `on_artifact` is `fail`; or a file cannot be read.
         """
         if refine < 0:
             raise UsageError(f"refine: expected a number of iterations, not {refine}")
+        for name, value, words in (("on_artifact", on_artifact, OnArtifact), ("border", border, BorderChoice)):
+            if value not in get_args(words):
+                raise UsageError(f"{name}: expected one of {', '.join(get_args(words))}, not {value!r}")
         picture = as_picture(picture)
         pixels = fill_hidden(picture.pixels, picture.alpha)
         height, width = picture.size
@@ -219,9 +223,12 @@ class Rescaler:
 
         Raises:
             TypeError: no such picture.
+            UsageError: the temperature is negative, infinite or no number.
             InputError: the picture was made small by another factor than the network's, or the latent is not its; or a
                 file cannot be read.
         """
+        if not 0 <= temperature < math.inf:
+            raise UsageError(f"temperature: expected a number from 0 up, not {temperature}")
         picture = as_picture(picture)
         record = picture.record if isinstance(picture.record, Record) else None
         digest = hash_pixels(picture.pixels)
@@ -255,12 +262,7 @@ class Rescaler:
             pixels = canvas.restore(u, progress)
             drawn = int(seed), float(temperature), int(sample)  # a record takes no numbers of NumPy's
             doubts += self._unknown(temperature)
-        warnings = [*picture.warnings, *doubts]
-        alpha = picture.full_alpha
-        if picture.alpha is not None and (alpha is None or alpha.shape != size):
-            alpha = enlarge_alpha(picture.alpha, self.scale)[: size[0], : size[1]]
-            if record:
-                warnings.append("the original's transparency was lost from the file: enlarged from the small one")
+        alpha, remarks = _full_alpha(picture, size, self.scale)
         icc = picture.icc
         if mode == "L" and record:
             icc = base64.b64decode(record.grey_icc) or None
@@ -275,7 +277,7 @@ class Rescaler:
             full_alpha=None,
             latent=None,
             refinement=None,
-            warnings=tuple(warnings),
+            warnings=(*picture.warnings, *doubts, *remarks),
         )
 
     def verify(self, original: Picture, small: Picture, progress: Progress | None = None) -> Fidelity:
@@ -426,6 +428,15 @@ def _remembered(border: Border | None) -> dict[str, Any]:
     if border is None:
         return {"method": "bicubic"}
     return {"border": border.kind, "border_rows": border.rows, "border_columns": border.columns}
+
+
+def _full_alpha(small: Picture, size: tuple[int, int], scale: int) -> tuple[Alpha | None, list[str]]:
+    """The alpha (H, W) of a restored picture, if it has any; and a line where only that of the small one is left."""
+    if small.alpha is None or (small.full_alpha is not None and small.full_alpha.shape == size):
+        return small.full_alpha, []
+    told = "the original's transparency was lost from the file: enlarged from the small one"
+    alpha = enlarge_alpha(small.alpha, scale)[: size[0], : size[1]]
+    return alpha, [told] if isinstance(small.record, Record) else []
 
 
 def _surroundings(record: Record | None, size: tuple[int, int], scale: int) -> Border | None:

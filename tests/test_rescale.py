@@ -2,8 +2,10 @@
 
 import dataclasses
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -286,7 +288,7 @@ def test_a_kept_original_needs_neither_the_right_weights_nor_a_record(tiny_model
     for record in (small.record, None):
         large = other.upscale(dataclasses.replace(small, record=record))
         assert np.array_equal(large.pixels, picture.pixels)
-        assert large.warnings == ()
+        assert large.warnings == small.warnings
 
 
 def test_writing_a_picture_writes_its_original_beside_it(tiny_model: Models, tmp_path: Path) -> None:
@@ -304,6 +306,20 @@ def test_writing_a_picture_writes_its_original_beside_it(tiny_model: Models, tmp
     write(path, small, overwrite=True)
     with pytest.raises(UsageError, match="expected a path, not a stream"):
         write(io.BytesIO(), small)
+
+
+@pytest.mark.parametrize(("name", "value"), [("on_artifact", "Warn"), ("border", "reflect"), ("border", "")])
+def test_words_that_mean_nothing_are_refused(tiny_model: Models, name: str, value: str) -> None:
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(UsageError, match=f"{name}: expected one of .*, not '{value}'"):
+        Rescaler(tiny_model(2), "cpu", "fp32").downscale(Picture(photo_like(70, 66)), **options)
+
+
+@pytest.mark.parametrize("temperature", [-1.0, math.inf, math.nan])
+def test_temperatures_that_mean_nothing_are_refused(tiny_model: Models, temperature: float) -> None:
+    """A record with such a number could not be read again."""
+    with pytest.raises(UsageError, match=f"temperature: expected a number from 0 up, not {temperature}"):
+        Rescaler(tiny_model(2), "cpu", "fp32").upscale(Picture(photo_like(8, 8)), temperature=temperature)
 
 
 def test_an_original_of_another_picture_is_refused(tiny_model: Models) -> None:
