@@ -11,6 +11,7 @@ import torch
 from irn_cli.errors import DeviceError, OutputError, UsageError
 from irn_cli.image import write
 from irn_cli.picture import Picture
+from irn_cli.train.checkpoint import Checkpoint, Counters, save_checkpoint
 from irn_cli.train.job import TrainingJob, prepare, processes
 from irn_cli.train.request import NAME, Request
 from irn_cli.weights import save_model
@@ -93,6 +94,20 @@ def test_starting_weights_bring_their_shape(place: Path) -> None:
     for found, expected in zip(job.step.averaged().parameters(), model.parameters(), strict=True):
         assert np.allclose(found.detach(), expected.detach(), rtol=1e-3, atol=1e-6)  # which files hold as float16
     assert any("starting weights carry no optimiser state" in fact for fact in job.facts)
+
+
+def test_a_continued_runs_notes_tell_what_was_changed_on_the_way(place: Path) -> None:
+    step = prepared().step
+    notes = {"recipe": "irn with scale = 2", "hardware": "an abacus", "software": "torch 2.11.0", "data": "all"}
+    counters = Counters(step=7, elapsed=1.0, progress=0.1, setbacks=0)
+    save_checkpoint(Path("run"), Checkpoint(step.state(), counters, step.recipe, step.master.config, step.stamp, notes))
+    same = prepared(resume=Path("run")).notes
+    assert same["recipe"] == notes["recipe"]
+    assert same["hardware"].startswith("an abacus; from step 7 ")
+    assert same["software"].startswith("torch 2.11.0; from step 7 torch ")
+    assert same["data"] == "all; from step 7 2 pictures of photos"
+    changed = prepared(resume=Path("run"), overrides={"lr": 1e-5}).notes
+    assert changed["recipe"] == "irn with scale = 2; from step 7 with lr = 1e-05"
 
 
 def test_a_single_process_keeps_its_device(monkeypatch: pytest.MonkeyPatch) -> None:

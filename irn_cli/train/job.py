@@ -5,7 +5,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -164,7 +164,9 @@ def prepare(request: Request) -> TrainingJob:
     freed = sweep_cache()
     pictures = load_pictures(training, recipe.scale, recipe.patch, limit)
     step = Step(model, recipe, pictures, device, precision, features)
-    notes = dict(checkpoint.notes) if checkpoint else _notes(request, model, recipe, pictures, step)
+    notes = _notes(request, model, recipe, pictures, step)
+    if checkpoint:
+        notes = _continued(checkpoint, recipe, notes)
     if request.anneal:
         notes["recipe"] = f"{notes.get('recipe', 'unknown')}; its rate taken to zero in {request.anneal:.0f} s"
     limits = Limits(_seconds(request, recipe, checkpoint), request.stop_after)
@@ -354,6 +356,18 @@ def _notes(request: Request, model: IRN, recipe: Recipe, pictures: Pictures, ste
         notes["vgg_input"] = request.vgg_input or "torchvision"
     if request.init:
         notes["init"] = f"{model.name} revision {model.revision}, {weights_hash(model.state_dict())[:12]}"
+    return notes
+
+
+def _continued(checkpoint: Checkpoint, recipe: Recipe, now: Mapping[str, str]) -> dict[str, str]:
+    """The notes of a run that goes on: what is otherwise from here on is added to what there was."""
+    notes, here = dict(checkpoint.notes), f"from step {checkpoint.counters.step}"
+    before = asdict(checkpoint.recipe)
+    if told := ", ".join(f"{key} = {value}" for key, value in asdict(recipe).items() if value != before[key]):
+        notes["recipe"] = f"{notes.get('recipe', 'unknown')}; {here} with {told}"
+    for name in ("data", "hardware", "software"):
+        if now[name] not in (known := notes.get(name, "unknown")):
+            notes[name] = f"{known}; {here} {now[name]}"
     return notes
 
 
