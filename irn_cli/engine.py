@@ -96,6 +96,7 @@ class Engine:
         # What a tile may hold at once: columns, and positions of the map.
         self._columns, self._most = (_CPU_COLUMNS, _CPU_POSITIONS) if device.type == "cpu" else (_CUDA_POSITIONS,) * 2
         self._positions = self._most
+        self._roomy = True  # whether there is memory for half as many more
 
     def downscale(self, x: Tensor, progress: Progress | None = None) -> Tensor:
         """Make a picture small.
@@ -176,6 +177,7 @@ class Engine:
         least = (_FEWEST_ROWS + 3) * (_FEWEST_COLUMNS + 2 * REACH + ALIGNMENT)
         on_device, positions = plan_memory(self._device, self._memory, nbytes, each, least)
         self._positions = min(self._most, positions)
+        self._roomy = positions >= 1.5 * self._most
         return on_device
 
     def _tiles(self, height: int, width: int, threads: int) -> list[Tile]:
@@ -200,7 +202,7 @@ class Engine:
             top = max(row - REACH, 0)
             source = u[top:bottom, left:right, half.reads]
             at_once = most = max(self._positions // (right - left) - 3, _FEWEST_ROWS)
-            if self._positions == self._most:  # equal parts, rather than a rest that takes as many calls
+            if self._roomy and self._positions == self._most:  # equal parts: a rest would take as many calls
                 at_once = math.ceil((bottom - top) / max(round((bottom - top) / most), 1))
             begin = 0 if top == 0 else row
             try:

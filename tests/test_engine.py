@@ -227,6 +227,29 @@ def test_memory_limit_makes_tiles_small_and_then_is_an_error(tiny_model: Callabl
     assert len(runner._tiles(32, 400, 1)) > 2 * len(Engine(model, CPU, "fp32")._tiles(32, 400, 1))
 
 
+def test_a_limit_that_is_just_enough_for_whole_tiles_is_kept(
+    tiny_model: Callable[..., IRN], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one, a tile takes up to half as many rows more rather than leave some for themselves."""
+    model = tiny_model(2)
+    torch.set_num_threads(1)
+    x = photo(140, 460)
+    most, convolve = 0, Convolution.__call__
+
+    def watched(self: Convolution, rows: Tensor, padding: int) -> Tensor:
+        nonlocal most
+        most = max(most, rows.shape[2] * rows.shape[3])
+        return convolve(self, rows, padding)
+
+    monkeypatch.setattr(Convolution, "__call__", watched)
+    Engine(model, CPU, "fp32").downscale(x.clone())
+    assert most > 1.2 * engine._CPU_POSITIONS
+    most = 0
+    each = max(half.bytes_per_position for half in Engine(model, CPU, "fp32")._halves)
+    Engine(model, CPU, "fp32", memory=x.nbytes + each * (engine._CPU_POSITIONS + 100)).downscale(x)
+    assert 0 < most <= engine._CPU_POSITIONS
+
+
 def test_the_tiles_cover_the_map_however_little_a_tile_may_hold(tiny_model: Callable[..., IRN]) -> None:
     runner = Engine(tiny_model(2), CPU, "fp32")
     for positions in (1, 100, 500, 1710, 12_000):  # less than planned for, where the device gave out
