@@ -59,32 +59,7 @@ _HOMES = {
     "write": "image",
     "write_latent": "latent",
 }
-__all__ = [
-    "IRN",
-    "Failure",
-    "IRNConfig",
-    "IrnError",
-    "KeptOriginal",
-    "Latent",
-    "Picture",
-    "Rescaler",
-    "Score",
-    "Summary",
-    "WeightsInfo",
-    "evaluate",
-    "latent_path",
-    "list_weights",
-    "load_model",
-    "luma",
-    "psnr",
-    "read",
-    "read_latent",
-    "save_model",
-    "ssim",
-    "summarise",
-    "write",
-    "write_latent",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -116,9 +116,7 @@ def test_irn_train_runs_under_torchrun(tmp_path: Path) -> None:
     photos = str(ROOT / "examples" / "photos")
     options = ["--data", photos, "--val", photos, "-s", "2", "--config", "tiny.toml", "--patch", "32", "--batch", "4"]
     options += ["--stop-after", "2", "--device", "cpu", "-o", "run"]
-    done = torchrun(
-        "-m", "irn_cli", "train", *options, "--stop-after", "2", "--device", "cpu", "-o", "run", cwd=tmp_path
-    )
+    done = torchrun("-m", "irn_cli", "train", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("ended at step 2") == 1
     assert load_checkpoint(tmp_path / "run").counters.step == 2
