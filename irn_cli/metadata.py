@@ -6,6 +6,7 @@ format cannot hold is named.
 
 import io
 import math
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ def _read_xmp(image: ImageFile.ImageFile, left_out: list[str], warnings: list[st
     try:
         packet = packet and without_record(packet)
         if packet and (found := xmp.find(packet, tiff, "Orientation")):
-            turned = int(found) if found in "12345678" else 1
+            turned = int(found) if re.fullmatch("[1-8]", found) else 1
             packet = xmp.cut(packet, tiff, "Orientation")
         for namespace, names, what in _PROMISES:
             before, packet = packet, packet and xmp.cut(packet, namespace, names)

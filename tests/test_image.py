@@ -103,6 +103,13 @@ def test_orientation_in_xmp_is_applied_and_dropped(tmp_path: Path) -> None:
     assert b"dc:format" in picture.xmp
 
 
+@pytest.mark.parametrize("damaged", [b"67", b"0", b"9", b"left"])
+def test_an_orientation_in_xmp_that_there_is_not_turns_nothing(tmp_path: Path, damaged: bytes) -> None:
+    begin = b'rdf:about="" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="' + damaged + b'"'
+    Image.fromarray(smooth(20, 30)).save(tmp_path / "a.webp", lossless=True, xmp=XMP.replace(b'rdf:about=""', begin))
+    assert np.array_equal(read(tmp_path / "a.webp").pixels, smooth(20, 30))
+
+
 def test_thumbnail_is_dropped_and_the_rest_of_exif_kept(tmp_path: Path) -> None:
     thumbnail = io.BytesIO()
     Image.fromarray(smooth(24, 32)).save(thumbnail, "JPEG")
