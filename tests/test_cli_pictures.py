@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,13 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image, PngImagePlugin
 
+from irn_cli.batch.estimate import estimate
+from irn_cli.batch.jobs import Job, Outcome
+from irn_cli.batch.jobs import Result as Known
+from irn_cli.batch.line import Events, Progressed
 from irn_cli.cli import irn
 from irn_cli.colour import ColourDifference
-from irn_cli.errors import IrnError, one_line
+from irn_cli.errors import Code, IrnError, one_line
 from irn_cli.formats.chunks import text
 from irn_cli.image import read, write
 from irn_cli.model import IRN
@@ -343,6 +347,34 @@ def test_a_dry_run_does_not_wait_for_thousands_of_restorations(run: Run, monkeyp
     assert 0.4 < told["output_bytes"] / (2000 * one) < 1.5  # the second may be half done
     assert files() == before
     ended(run("upscale a.png --samples 10000"), 2, told="10000 is not in the range 1<=x<=9999")
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_what_a_batch_takes_is_judged_by_more_than_its_smallest_picture(
+    written: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+
+    def run(jobs: Sequence[Job]) -> Events:
+        """The smallest takes no time, each other 4 s; what restores too poorly is not written."""
+        nonlocal now
+        for job in jobs:
+            yield Progressed(job.source, 0)
+            small = job.pixels < 100_000
+            for _ in range(1 if small else 4):
+                now += 0.01 if small else 1
+                yield Progressed(job.source, 0.5)
+            size = (100_000 if small else 500_000) if written else None
+            done = Known(output_size=(1, 1), output_bytes=size)
+            yield Outcome(job.source, "done" if written else "skipped", Code.DONE, result=done)
+
+    jobs = [Job(Path(f"{number}"), (Path("a"),), 10_000_000 if number else 10_000) for number in range(41)]
+    estimated = estimate(jobs, run)
+    assert now < 115
+    assert estimated
+    assert estimated.seconds == pytest.approx(160, rel=0.02)
+    assert estimated.output_bytes == pytest.approx(20_000_000 * written, rel=0.3)
 
 
 def test_a_dry_run_of_nothing(run: Run) -> None:

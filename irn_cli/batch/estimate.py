@@ -8,17 +8,16 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from irn_cli.batch.jobs import Job, Outcome
-from irn_cli.batch.line import Events
+from irn_cli.batch.jobs import Job, Outcome, Result
+from irn_cli.batch.line import Events, Progressed
 from irn_cli.batch.shares import Shares
-from irn_cli.cluster import WorkersChanged
 from irn_cli.console import show_bytes, show_time
 from irn_cli.errors import Code
 from irn_cli.inputs import STREAM
 from irn_cli.paths import is_remote
 
 _LEAST = 1.0  # seconds that are measured, after as many, or a picture, of warming up
-_MOST = 10.0  # seconds after which a picture that takes longer is judged by what is there of its results
+_MOST = 10.0  # seconds after which one picture must do, or what is there of its results
 _SAMPLE = 200  # pictures at most, more than a second's worth
 
 
@@ -30,8 +29,23 @@ class Estimate:
     output_bytes: int
 
 
+@dataclass
+class _Made:
+    """What the network has had: of pictures that restore too poorly nothing may be written."""
+
+    files: int = 0
+    pixels: int = 0
+    written: int = 0  # bytes
+
+    def add(self, result: Result, pixels: int) -> None:
+        if result.output_size:
+            self.files += 1
+            self.pixels += pixels
+            self.written += result.output_bytes or 0
+
+
 def estimate(jobs: Sequence[Job], run: Callable[[Sequence[Job]], Events]) -> Estimate | None:
-    """Do some of the jobs for a second, or until the first has a result, into a directory that is then removed.
+    """Do some of the jobs for a second, or until two are done, into a directory that is then removed.
 
     Args:
         jobs: what is to be done.
@@ -42,36 +56,33 @@ def estimate(jobs: Sequence[Job], run: Callable[[Sequence[Job]], Events]) -> Est
     """
     sample = _sample([job for job in jobs if job.source != STREAM])
     shares = Shares({job.source: job.pixels for job in sample})
-    pixels = written = 0
+    made = _Made()
     begin = warm = time.monotonic()
     before = 0.0  # what was done when it was warm
     with tempfile.TemporaryDirectory() as directory, closing(run(list(_moved(sample, Path(directory))))) as events:
         for event in events:
-            if isinstance(event, WorkersChanged):
-                continue
             if isinstance(event, Outcome):
                 shares.end(event)
-                if event.status == "done":
-                    pixels += shares.pixels[event.source]
-                    written += event.result.output_bytes or 0
-            else:
+                made.add(event.result, shares.pixels[event.source])
+            elif isinstance(event, Progressed):
                 shares.progress(event.source, event.share)
             now = time.monotonic()
-            if not before and (written or now - begin > _LEAST):
-                warm, before = now, shares.done
-            elif before and written and now - warm > _LEAST:
+            if now - begin > _MOST and (made.files or (part := _bytes_in(Path(directory)))):
+                if not made.files:  # of many restorations
+                    made = _Made(1, round(shares.pixels_done), part)
                 break
-            elif now - begin > _MOST and (part := _bytes_in(Path(directory))):  # of many restorations
-                written, pixels = part, round(shares.pixels_done)
+            if not before and (made.files or now - begin > _LEAST):
+                warm, before = now, shares.done
+            elif before and made.files > 1 and now - warm > _LEAST:
                 break
         now = time.monotonic()
-    if not written:
+    if not made.files:
         return None
     if now - warm < _LEAST:  # there was not more to do
         warm, before = begin, 0.0
     whole = Shares({job.source: job.pixels for job in jobs})
     rate = (shares.done - before) / max(now - warm, 1e-3)
-    return Estimate(whole.total / rate, round(written / max(pixels, 1) * sum(whole.pixels.values())))
+    return Estimate(whole.total / rate, round(made.written / max(made.pixels, 1) * sum(whole.pixels.values())))
 
 
 def _sample(jobs: Sequence[Job]) -> list[Job]:
