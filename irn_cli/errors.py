@@ -4,6 +4,7 @@ Every message is one line that says what was expected and what came. Library cod
 or exits; `explain` is the one place that says what any exception means.
 """
 
+import re
 from enum import StrEnum
 
 
@@ -42,6 +43,7 @@ _HINTS = {
     Code.EXISTS: "--force replaces it",
     Code.TOO_LARGE: "--max-pixels raises it",
 }
+_NO_MEMORY = "out of memory|DefaultCPUAllocator|(CUDNN|CUBLAS)_STATUS_ALLOC_FAILED"
 
 
 class IrnError(Exception):
@@ -105,8 +107,9 @@ def _meaning(error: BaseException) -> tuple[Code, str]:
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         return Code.SYSTEM, f"{place}{error.strerror or error}"
-    # torch reports a failed allocation as a RuntimeError: of its own kind on a GPU, known by its text on the CPU.
-    torch_said = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    # torch reports a failed allocation as a RuntimeError: of its own kind where its own allocator for a GPU finds none,
+    # else known by its text, as where another program has left none for CUDA and its libraries.
+    torch_said = type(error).__name__ == "OutOfMemoryError" or re.search(_NO_MEMORY, str(error))
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and torch_said):
         return Code.MEMORY, "not enough memory"
     text = f"{type(error).__name__}: {error}".removesuffix(": ")

@@ -33,7 +33,17 @@ def failed_allocation() -> Exception:
     raise AssertionError
 
 
-@pytest.mark.parametrize("error", [MemoryError(), failed_allocation(), torch.OutOfMemoryError("CUDA out of memory.")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        failed_allocation(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be ..."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 5.00 GB)"),
+    ],
+)
 def test_a_failed_allocation_is_known_by_what_it_is(error: Exception) -> None:
     assert explain(error) == (Code.MEMORY, "not enough memory")
 
