@@ -263,6 +263,19 @@ def test_following_a_cluster_tells_its_workers(
     assert re.search(r"Set5, 1 worker, \d+\.\d files/s", shown)
 
 
+def test_rows_of_a_summary_come_in_the_order_of_the_methods() -> None:
+    found = results(
+        Failure("mine", "a.png", "irn-x4", "no memory"), score("bicubic", "mine", "a.png", 28.0),
+        score("irn-x4", "mine", "b.png", 30.0), score("bicubic", "mine", "b.png", 28.0),
+        score("irn-x4", "set", "b.png", 30.0),
+    )  # fmt: skip
+    assert [(row.dataset, row.method) for row in found.summary] == [
+        ("mine", "irn-x4"),
+        ("mine", "bicubic"),
+        ("set", "irn-x4"),
+    ]
+
+
 # The page -----------------------------------------------------------------------------------------------------------
 
 
@@ -528,6 +541,75 @@ def test_the_page_in_a_browser(measured: tuple[Results, list[Method], list[DataS
     assert dark < 150 < 600 < light
     assert told["wide"]
     assert told["differences"] == [["+0.00", ""], ["\N{MINUS SIGN}0.01", "bad"], ["+0.00", ""], ["+0.01", "good"]]
+
+
+LOSSLESS = """
+<script>
+window.addEventListener("load", () => {
+  const told = {};
+  const places = (selector) => [...document.querySelectorAll(selector)].map((mark) => mark.getBoundingClientRect());
+  told.infinite = [...document.querySelectorAll("#trade text")].filter((text) => text.textContent === "\u221e").length;
+  told.marks = [...document.querySelectorAll("#trade path title")].map((title) => title.textContent);
+  const names = places("#trade .name"), svg = places("#trade svg")[0];
+  told.names = [...document.querySelectorAll("#trade .name")].map((name) => name.firstChild.textContent);
+  told.inside = names.every((box) => box.left >= svg.left && box.right <= svg.right && box.top >= svg.top);
+  told.overlap = names.some((a, k) => names.slice(k + 1).some((b) =>
+    a.left < b.right && b.left < a.right && a.top < b.bottom - 2 && b.top < a.bottom - 2));
+  const texts = (selector) => [...document.querySelectorAll(selector)].map((cell) => cell.textContent);
+  const column = (k) => texts(`#list tbody td:nth-child(${k})`);
+  told.losses = column(2);
+  told.psnr = column(3);
+  const partial = methods.indexOf("partial") + 3;
+  const head = document.querySelector(`#list th:nth-child(${partial}) button`);
+  told.partial = [0, 1].map(() => (head.click(), column(partial)));
+  told.cards = document.querySelector("#exhibits").textContent;
+  const digits = [...document.querySelectorAll("#comparison tr.measured td:nth-child(2)")].map((cell) => {
+    const range = document.createRange();
+    range.selectNode(cell.firstChild);
+    return Math.round(range.getBoundingClientRect().right);
+  });
+  told.aligned = new Set(digits).size;
+  document.body.append(Object.assign(document.createElement("pre"), { id: "told", textContent: JSON.stringify(told) }));
+});
+</script>
+"""
+
+
+def test_methods_without_loss_have_their_place_on_the_page(tmp_path: Path) -> None:
+    for folder in ("set", "equal", "small", "partial"):
+        (tmp_path / folder).mkdir()
+    for seed, name in enumerate(["a.png", "b.png", "c.png"]):
+        image = Image.fromarray(picture(64, 72, seed))
+        small = image.resize((18, 16), Image.Resampling.BICUBIC)
+        image.save(tmp_path / "set" / name)
+        image.save(tmp_path / "equal" / name)
+        small.save(tmp_path / "small" / name)
+        if name != "b.png":
+            small.resize((72, 64)).save(tmp_path / "partial" / name)
+    folders = {"whole": "equal,small", "shut": "equal", "partial": "partial", "w" * 200: "equal,small"}
+    given = [
+        find_results(f"{name}={','.join(str(tmp_path / folder) for folder in found.split(','))}", 4)
+        for name, found in folders.items()
+    ]
+    methods: list[Method] = [Baseline("area", 4), *given]
+    datasets = [find_data_set(tmp_path / "set")]
+    options = {**OPTIONS, "samples": 1}
+    told = protocol(methods, datasets, **options, device="cpu", precision="fp32")
+    page = render(collect(evaluate(methods, datasets, **options), told, quiet=True), methods, datasets)
+    shown = in_browser(
+        page.replace("<head>", f"<head>{CATCHER}", 1).replace("</body>", f"{LOSSLESS}</body>", 1), tmp_path
+    )
+    assert shown["infinite"] == 2  # at the end of either axis
+    assert sum("restored \N{INFINITY} dB" in mark for mark in shown["marks"]) == 2 * (3 + 1)
+    assert "shut (no small picture)" in shown["names"]
+    assert len(shown["names"]) == len(methods)
+    assert shown["inside"]
+    assert not shown["overlap"]
+    assert shown["losses"] == ["\N{INFINITY}"] * 3
+    assert shown["psnr"] == sorted(shown["psnr"], key=float)  # of equal losses the worst picture comes first
+    assert [cells[-1] for cells in shown["partial"]] == ["\N{EN DASH}"] * 2  # what is missing is last either way
+    assert "\N{MINUS SIGN}\N{INFINITY}" not in shown["cards"]
+    assert shown["aligned"] == 1  # a mark behind a figure does not move its digits
 
 
 WIDTHS = """<!doctype html><body><script>

@@ -151,4 +151,6 @@ class Results:
 
     @property
     def summary(self) -> list[Summary]:
-        return summarise(self.scores)
+        """A row for each data set and method, in the order in which these were given."""
+        sets, methods = ([one["name"] for one in self.protocol[key]] for key in ("datasets", "methods"))
+        return sorted(summarise(self.scores), key=lambda row: (sets.index(row.dataset), methods.index(row.method)))
