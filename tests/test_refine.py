@@ -12,7 +12,7 @@ from torch import Tensor
 
 from irn_cli import load_model, mark, rescale
 from irn_cli.border import LEAST
-from irn_cli.colour import colour_difference
+from irn_cli.colour import ciede2000, colour_difference, lab
 from irn_cli.errors import UsageError
 from irn_cli.metrics import Psnr, luma, ssim
 from irn_cli.model import IRN
@@ -162,6 +162,10 @@ def test_held_pixels_are_within_the_colour_rail() -> None:
     assert colour_difference(guide, rounded(wild)).percentile_95 > before + 1
     assert colour_difference(guide, rounded(levels)).percentile_95 <= before + 0.3
     assert (levels == wild).all(2).float().mean() > 0.3, "what is not too far stays"
+    was, now = (ciede2000(lab(guide), lab(picture)) for picture in (small, rounded(levels)))
+    rail = before + 0.3
+    assert (now <= np.where(was > rail, was + 1, rail)).all(), "what was further goes on by 1 at most"
+    assert (now > was + 0.5)[was > rail].any()
 
 
 @pytest.mark.parametrize("grey", [False, True])
