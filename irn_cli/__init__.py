@@ -4,7 +4,6 @@ Importing this package is cheap: names load what they need (torch, above all) on
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -64,6 +63,8 @@ __all__ = list(_HOMES)
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib.metadata import version  # which loads much
+
         return version("irn-cli")
     if name not in _HOMES:
         raise AttributeError(f"module 'irn_cli' has no attribute {name!r}")

@@ -24,7 +24,7 @@ from irn_cli.errors import UsageError, WeightsError
 from irn_cli.model import IRN
 from irn_cli.train.recipe import recipe_names
 from irn_cli.weights import load_model, read_info, save_model
-from tests.helpers import PHOTOS, make_tiny_model, photo_like, without_privileges
+from tests.helpers import PHOTOS, ROOT, make_tiny_model, photo_like, without_privileges
 
 
 def run(*arguments: str, status: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -57,6 +57,14 @@ def test_ctrl_c_before_anything_is_loaded_ends_it_without_a_word() -> None:
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_next_to_nothing_is_loaded_before_ctrl_c_is_seen_to() -> None:
+    code = "import sys; sys.path.insert(0, '.'); import irn_cli.__main__; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert {name for name in loaded if name.startswith("irn_cli")} == {"irn_cli", "irn_cli.__main__"}
+    assert {"importlib.metadata", "pathlib"}.isdisjoint(loaded)
 
 
 @pytest.mark.parametrize(

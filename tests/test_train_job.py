@@ -1,12 +1,14 @@
 """From a request to a job: what is found, what is refused, and what its directory holds."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from irn_cli.errors import DeviceError, OutputError, UsageError
 from irn_cli.image import write
@@ -127,6 +129,45 @@ def test_several_processes_that_torchrun_did_not_start(monkeypatch: pytest.Monke
     torchrun_gave(monkeypatch, WORLD_SIZE="4", RANK="1")
     with pytest.raises(UsageError, match="WORLD_SIZE is set, but not LOCAL_RANK: torchrun sets both"), processes("cpu"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("WORLD_SIZE", "abc", "a whole number from 1,"),
+        ("WORLD_SIZE", "0", "a whole number from 1,"),
+        ("WORLD_SIZE", "", "a whole number from 1,"),
+        ("RANK", "x", "a whole number from 0 to 1,"),
+        ("RANK", "2", "a whole number from 0 to 1,"),
+        ("LOCAL_RANK", "-1", "a whole number from 0 to 1,"),
+        ("MASTER_PORT", "65536", "a whole number from 0 to 65535,"),
+    ],
+)
+def test_what_torchrun_would_not_set_is_told(
+    name: str, value: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    torchrun_gave(monkeypatch, **{**given, name: value})
+    with pytest.raises(UsageError, match=f"^{name}={value}: expected {expected}"), processes("cpu"):
+        pass
+
+
+def test_ctrl_c_ends_the_wait_for_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers = []
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: handlers.append(signal.getsignal(signal.SIGINT)))
+    monkeypatch.setattr(dist, "barrier", lambda: handlers.append(signal.getsignal(signal.SIGINT)))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    place = {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    torchrun_gave(monkeypatch, WORLD_SIZE="2", RANK="1", LOCAL_RANK="1", **place)
+    with processes("cpu"):
+        pass
+    assert handlers == [signal.SIG_DFL, signal.getsignal(signal.SIGINT)]  # a handler would run once all have come
+
+
+def test_a_share_of_no_processes_is_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "0")
+    with pytest.raises(UsageError, match="LOCAL_WORLD_SIZE=0: expected a whole number from 1"):
+        prepared()
 
 
 @pytest.mark.parametrize(("gpus", "device"), [(0, "cuda"), (2, "auto"), (2, "cuda")])

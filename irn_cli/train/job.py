@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -123,22 +124,54 @@ def processes(device: str) -> Iterator[str]:
         UsageError: several are promised, but not by torchrun.
         DeviceError: there is no GPU for this one.
     """
-    if os.environ.get("WORLD_SIZE", "1") == "1":
+    count = _number_of_torchrun("WORLD_SIZE", 1)
+    if count == 1:
         yield device
         return
     if missing := [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise UsageError(f"WORLD_SIZE is set, but not {missing[0]}: torchrun sets both; unset it for one process")
+    _number_of_torchrun("RANK", 0, count - 1)
+    local_rank = _number_of_torchrun("LOCAL_RANK", 0, count - 1)
+    _number_of_torchrun("MASTER_PORT", 0, 65535)
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        device = f"cuda:{local_rank}"
     on_gpu = resolve_device(device).type == "cuda"
     if on_gpu:
         torch.cuda.set_device(torch.device(device))
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
+    with _signals_end_it():
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
     try:
         yield device
         dist.barrier()  # leave together: one that ends while the first still validates may be aborted by the runtime
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _signals_end_it() -> Iterator[None]:
+    """Within this scope Ctrl-C and SIGTERM end the process at once: no handler of Python's runs while C++ waits."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in heeded:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in heeded.items():
+            signal.signal(number, handler)
+
+
+def _number_of_torchrun(name: str, least: int, most: int = 2**31 - 1) -> int:
+    """A number that torchrun puts into the environment; without torchrun, the least.
+
+    Raises:
+        UsageError: it is none, or out of bounds.
+    """
+    text = os.environ.get(name, str(least))
+    if not (text.isdecimal() and least <= int(text) <= most):
+        expected = f"a whole number from {least}" + (f" to {most}" if most < 2**31 - 1 else "")
+        raise UsageError(f"{name}={text}: expected {expected}, as torchrun sets it; unset WORLD_SIZE for one process")
+    return int(text)
 
 
 def prepare(request: Request) -> TrainingJob:
@@ -159,7 +192,7 @@ def prepare(request: Request) -> TrainingJob:
     features = _features(request, recipe, checkpoint)
     sets = [find_data_set(directory, include_own=request.include_own) for directory in request.data]
     training, validation = _pictures(request, recipe, [path for one in sets for path in one.pictures])
-    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    sharing = _number_of_torchrun("LOCAL_WORLD_SIZE", 1)
     limit = (parse_memory(request.memory) if request.memory else usable_memory() // 3) // sharing
     freed = sweep_cache()
     pictures = load_pictures(training, recipe.scale, recipe.patch, limit)
