@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from irn_cli import engine
-from irn_cli.engine import Convolution, Engine, Tile
+from irn_cli.engine import Convolution, Engine, Tile, plan_memory
 from irn_cli.errors import DeviceError
 from irn_cli.metrics import crop_border, luma, psnr
 from irn_cli.model import IRN, quantise
@@ -225,6 +225,19 @@ def test_memory_limit_makes_tiles_small_and_then_is_an_error(tiny_model: Callabl
     runner = Engine(model, CPU, "fp32", memory=(least + 1) * 10**6)
     assert_same(runner.downscale(x), expected)
     assert len(runner._tiles(32, 400, 1)) > 2 * len(Engine(model, CPU, "fp32")._tiles(32, 400, 1))
+
+
+def test_a_gpus_memory_is_shared_out_between_map_and_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (900, 2000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 300)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 200)
+    gpu = torch.device("cuda")  # with 1000 bytes that are free, or torch's own cache: a tenth is left alone
+    assert plan_memory(gpu, None, 450, each=10, least=2) == (True, 45)
+    assert plan_memory(gpu, None, 451, each=10, least=2) == (False, 90), "a map of more than half stays on the CPU"
+    assert plan_memory(gpu, 600, 300, each=10, least=2) == (True, 30)
+    assert plan_memory(gpu, 5000, 400, each=10, least=2) == (True, 50), "more than there is cannot be allowed"
+    with pytest.raises(DeviceError, match="needs at least"):
+        plan_memory(gpu, 600, 301, each=10, least=61)
 
 
 def test_a_limit_that_is_just_enough_for_whole_tiles_is_kept(
