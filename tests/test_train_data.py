@@ -103,6 +103,21 @@ def test_a_cache_that_another_process_has_removed_meanwhile_stops_no_run(folder:
     assert {path.name for path in data.cache_directory().iterdir()} == {"gone.pixels"}
 
 
+def test_a_cache_that_is_swept_just_now_is_made_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = load_pictures([folder / "a.png"], 4, 32, limit=0)
+
+    def swept(*_: object) -> None:
+        for path in data.cache_directory().iterdir():
+            path.unlink()
+        raise FileNotFoundError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "utime", swept)
+        again = load_pictures([folder / "a.png"], 4, 32, limit=0)
+    assert torch.equal(again.pixels, made.pixels)
+    assert len(list(data.cache_directory().iterdir())) == 2
+
+
 def test_held_out_are_the_same_files_wherever_they_lie() -> None:
     names = [f"{k}.png" for k in range(100)]
     train, held = hold_out([Path("/x") / name for name in names], 7)

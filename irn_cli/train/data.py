@@ -69,12 +69,8 @@ def load_pictures(paths: Sequence[Path], scale: int, smallest: int, limit: int |
     """
     stamp = picture_stamp(paths, scale, smallest)
     index, mapped = cache_directory() / f"{stamp}.json", cache_directory() / f"{stamp}.pixels"
-    # The index is written last: with it, the pixels are whole. `Path`'s methods may raise.
-    if os.path.isfile(index) and os.path.isfile(mapped):  # noqa: PTH113
-        with suppress(PermissionError):
-            index.touch()
-        known = json.loads(index.read_text(encoding="utf-8"))
-        return _mapped(mapped, known["places"], stamp, known["skipped"])
+    with suppress(OSError):  # there is none, it may not be read, or another process has just swept it
+        return _cached(index, mapped, stamp)
     limit = usable_memory() // 3 if limit is None else limit
     rows, places, skipped, count = bytearray(), [], [], 0
     with ExitStack() as stack:
@@ -132,6 +128,13 @@ def _swept(mapped: Path) -> int:
         index.unlink(missing_ok=True)
         mapped.unlink()
     return size
+
+
+def _cached(index: Path, mapped: Path, stamp: str) -> Pictures:
+    with suppress(PermissionError):
+        os.utime(index)  # it is in use
+    known = json.loads(index.read_text(encoding="utf-8"))  # written last: with it, the pixels are whole
+    return _mapped(mapped, known["places"], stamp, known["skipped"])
 
 
 def _mapped(path: Path, places: Sequence[Sequence[int]], stamp: str, skipped: Sequence[str]) -> Pictures:
