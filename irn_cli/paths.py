@@ -11,6 +11,7 @@ import os
 import posixpath
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -83,10 +84,11 @@ def require_folder(path: Path) -> None:
 
 
 def modified(path: Path, *, follow_links: bool = True) -> float:
-    """When a file was changed last, in seconds."""
+    """When a file was changed last, in seconds; where its date is still to come, when the file system saw a change."""
     if is_remote(path):
         return float(_ask(path, "modified").timestamp())
-    return path.stat(follow_symlinks=follow_links).st_mtime
+    status = path.stat(follow_symlinks=follow_links)
+    return status.st_mtime if status.st_mtime <= time.time() else min(status.st_mtime, status.st_ctime)
 
 
 def byte_count(path: Path) -> int:

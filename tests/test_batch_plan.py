@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,23 @@ def test_what_becomes_of_results_that_exist(
     item = check_output(job, Outputs(existing=existing))  # type: ignore[arg-type]
     assert getattr(item, "code", None) == expected
     assert (item is job) == (expected is None)
+
+
+def test_a_date_that_is_still_to_come_does_not_renew_a_result_for_ever(tmp_path: Path) -> None:
+    source, result = tmp_path / "source", tmp_path / "result"
+    job, to_come = Job(source, (result,)), time.time() + 1e6
+    source.touch()
+    os.utime(source, (to_come, to_come))  # a camera whose clock is wrong
+    while not result.exists() or result.stat().st_mtime <= source.stat().st_ctime:
+        result.touch()
+    assert check_output(job, Outputs(existing="update")).code == Code.EXISTS
+    assert check_output(job, Outputs(existing="skip")).code == Code.EXISTS
+    os.utime(result, (1000, 1000))  # made before the source was changed
+    assert check_output(job, Outputs(existing="update")) is job
+    os.utime(result, (to_come, to_come))  # likewise, by another machine's clock
+    while source.stat().st_ctime <= result.stat().st_ctime:
+        os.utime(source)
+    assert check_output(job, Outputs(existing="update")) is job
 
 
 def test_a_place_that_cannot_be_written_is_told_beforehand(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from PIL import Image
 
 from irn_cli import cli
 from irn_cli.cli import irn
+from irn_cli.commands import options
+from irn_cli.commands.options import searching
 from irn_cli.errors import UsageError, WeightsError
 from irn_cli.model import IRN
 from irn_cli.train.recipe import recipe_names
@@ -57,6 +60,19 @@ def test_ctrl_c_before_anything_is_loaded_ends_it_without_a_word() -> None:
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_a_search_that_takes_long_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with searching():
+        pass
+    monkeypatch.setattr(options, "_MOMENT", 0)
+    with searching(quiet=True):
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+    with searching():
+        while not (told := capsys.readouterr().err):
+            time.sleep(0.01)
+    assert told == "irn: searching for pictures ...\n"
 
 
 def test_next_to_nothing_is_loaded_before_ctrl_c_is_seen_to() -> None:

@@ -27,7 +27,7 @@ from irn_cli.cli import irn
 from irn_cli.colour import ColourDifference
 from irn_cli.errors import Code, IrnError, one_line
 from irn_cli.formats.chunks import text
-from irn_cli.image import read, write
+from irn_cli.image import peek, read, write
 from irn_cli.model import IRN
 from irn_cli.picture import Picture
 from irn_cli.record import Record, Restored
@@ -724,6 +724,24 @@ def test_inputs_of_one_name_get_names_that_keep_both(run: Run) -> None:
         photo(f"{place}/c.png")
     told = "in3/c.png: failed: small/c_down4.png is what in1/c.png becomes: give this one another -o\n"
     ended(run("downscale in1 in2 in3 -o small"), 1, told=told)
+
+
+@pytest.mark.parametrize("step", ["irn_cli.inputs.os.scandir", "irn_cli.inputs.peek"])
+def test_a_folder_removed_while_it_is_read_fails_alone(run: Run, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    photo("in/a/one.png", 8, 8)
+    photo("in/b/two.png", 8, 8)
+    photo("in/c/three.png", 8, 8)
+    original = {"scandir": os.scandir, "peek": peek}[step.rpartition(".")[2]]
+
+    def removing(path: Path) -> object:
+        if str(path).startswith("in/b") and Path("in/b").exists():
+            Path("in/b").rename("elsewhere")
+        return original(path)
+
+    monkeypatch.setattr(step, removing)
+    result = ended(run("downscale in -o out"), 1, told="2 done, 1 failed")
+    assert "no such file: in/b" in result.stderr
+    assert sorted(path.name for path in Path("out").rglob("*.png")) == ["one_down4.png", "three_down4.png"]
 
 
 @pytest.mark.parametrize("command", ["downscale in -o out", "upscale in -s 2 -o out"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from irn_cli.commands.options import MAX_PIXELS, NAME, Runner, argument, debugging, option, prepare_torch
+from irn_cli.commands.options import MAX_PIXELS, NAME, Runner, argument, debugging, option, prepare_torch, searching
 from irn_cli.errors import InputError, UsageError, one_line
 from irn_cli.streams import standard_input, standard_output
 
@@ -92,7 +92,8 @@ def find_inputs(options: BatchOptions) -> "list[Input]":
                 listed = read_list(stream, zeros=options.zeros)
         except OSError as error:
             raise InputError(f"cannot read {options.files_from}: {error.strerror}") from error
-    return find_pictures(options.sources, listed)
+    with searching(quiet=options.quiet):
+        return find_pictures(options.sources, listed)
 
 
 def run_plan(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", options: BatchOptions) -> int:

@@ -24,6 +24,7 @@ from irn_cli.commands.options import (
     prepare_torch,
     require_folders,
     require_weights,
+    searching,
 )
 from irn_cli.streams import standard_output
 
@@ -121,7 +122,8 @@ def eval_(options: _Eval) -> int:
     from irn_cli.evaluation.evaluate import evaluate
     from irn_cli.evaluation.methods import Remembered, load_methods
 
-    datasets = find_data_sets(options.directories, include_own=options.include_own)
+    with searching(quiet=options.quiet):
+        datasets = find_data_sets(options.directories, include_own=options.include_own)
     for remark in filter(None, (dataset.remark for dataset in datasets)):
         click.echo(f"irn: {remark}", err=True)
     placed: dict[str, Any] = {"device": options.device, "precision": options.precision}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import click
 
-from irn_cli.commands.options import MAX_PIXELS, NAME, SCALES, argument, command, option
+from irn_cli.commands.options import MAX_PIXELS, NAME, SCALES, argument, command, option, searching
 from irn_cli.errors import one_line
 from irn_cli.streams import standard_output
 
@@ -36,7 +36,9 @@ def info(options: _Info) -> int:
 
     standard_output()
     failed = False
-    for source in find_pictures(options.sources):
+    with searching():
+        sources = find_pictures(options.sources)
+    for source in sources:
         found = describe(source, options.scale, max_pixels=options.max_pixels)
         failed |= bool(found.error)
         for line in [json.dumps(found.as_json())] if options.as_json else found.lines():

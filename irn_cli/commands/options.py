@@ -4,8 +4,10 @@ import logging
 import math
 import os
 import re
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial, wraps
 from inspect import get_annotations
@@ -62,11 +64,25 @@ REFINE: dict[str, Any] = {  # 10 iterations give most of what 30 do (benchmarks/
 }  # fmt: skip
 
 
+_MOMENT = 3.0  # seconds that need no word
 _DEVICES = ("auto", "cpu", "cuda", "mps")  # as a shell completes them
 
 
 def debugging() -> bool:
     return os.environ.get("IRN_DEBUG", "0") not in ("", "0")
+
+
+@contextmanager
+def searching(*, quiet: bool = False) -> Iterator[None]:
+    """Say that pictures are searched for, if that takes longer than a moment."""
+    told = threading.Timer(_MOMENT, click.echo, ["irn: searching for pictures ..."], {"err": True})
+    told.daemon = True
+    if not quiet:
+        told.start()
+    try:
+        yield
+    finally:
+        told.cancel()
 
 
 def _start_debugging(_context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
