@@ -33,6 +33,18 @@ def test_other_threads_never_see_another_umask(tmp_path: Path, monkeypatch: pyte
         stream.write(b"1")
 
 
+def test_the_bytes_are_on_the_disk_before_the_file_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, sync = tmp_path / "a.txt", os.fsync
+    there: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda number: (there.append(target.exists()), sync(number)))
+    with atomic_write(target) as stream:
+        stream.write(b"1")
+    assert there == [False]
+    assert target.exists()
+
+
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     target.write_text("old")

@@ -53,6 +53,7 @@ def test_a_trapezoid_is_constant_and_then_falls_to_zero() -> None:
     rates = [recipe.rate(50_000, progress) for progress in (0.1, 0.5, 0.75, 0.875, 1.0)]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 5e-4, 0.0])
     assert recipe.rate(49, 0.001) == pytest.approx(5e-4)
+    assert recipe.rate(4, 0.05) == pytest.approx(5e-4), "a run of 100 steps has warmed up after 10 of them"
 
 
 def test_a_users_file_overrides_what_it_names(tmp_path: Path) -> None:
