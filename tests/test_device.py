@@ -28,6 +28,14 @@ def test_precisions() -> None:
         resolve_precision("fp16", cpu)
 
 
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp32"), ((8, 0), "bf16"), ((12, 1), "bf16")])
+def test_bfloat16_is_chosen_on_gpus_that_multiply_it(
+    capability: tuple[int, int], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    assert resolve_precision("auto", torch.device("cuda:0")) == precision
+
+
 @pytest.fixture
 def switches() -> Iterator[list[Any]]:
     """Where torch is told, by the newer names, whether it may take shortcuts."""
