@@ -675,6 +675,8 @@ def test_collisions_are_seen_before_anything_runs(run: Run) -> None:
     photo("b.png")
     ended(run("downscale b.png -o b.png --force"), 2, told="irn: b.png would be replaced: b.png is an input")
     ended(run("downscale in -o small.png"), 2, told="-o small.png names one file, for a folder or several inputs")
+    told = "irn: out/x.png is what in/a.jpg becomes, and in/a.png too: put {stem} into --name\n"
+    ended(run("downscale in -o out --name x{suffix}"), 2, told=told)
     assert files() == ["b.png", "in/a.jpg", "in/a.png"]
 
 

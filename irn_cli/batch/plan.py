@@ -43,7 +43,7 @@ def plan_downscale(
         copy: a job's last target is a copy of its input.
 
     Raises:
-        UsageError: the one input would be replaced, or the format is unknown.
+        UsageError: the one input would be replaced, all results would have one name, or the format is unknown.
         InputError: there is nothing to do for any input.
     """
     many = _are_many(inputs)
@@ -162,9 +162,12 @@ def _renamed(item: Job, source: Input, decide: Decide, reason: str, names: "_Nam
     another = _attempt(source, decide, f"_{source.path.suffix[1:].lower()}")
     if isinstance(another, Outcome):
         return another
-    if another.targets == item.targets:  # -o names the file
-        if names.use(item):
-            raise UsageError(f"{item.source} would be replaced: {reason}")
+    if another.targets == item.targets:  # -o names the file, or --name is without {stem}
+        use = names.use(item)
+        if use.endswith(" becomes"):
+            raise UsageError(f"{use}, and {item.source} too: put {{stem}} into --name")
+        if use:
+            raise UsageError(f"{item.source} would be replaced: {use}")
         return item
     if names.use(another) or names.earlier_use(another, source):
         return Outcome(item.source, "failed", Code.NAME_TAKEN, f"{reason}: give this one another -o")

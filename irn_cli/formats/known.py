@@ -54,7 +54,8 @@ class Format:
         if small and (self.lossless is None or (quality is not None and self.quality is not None)):
             lossy = self.name if self.lossless is None else f"lossy {self.name}"
             raise UsageError(f"what is hidden in a small picture would be lost as {lossy}; {EXPECTED_SMALL}")
-        if self.lossless is not None and (quality is None or self.quality is None):
+        exact = quality is None or self.quality is None or (self.kind == "JXL" and quality == 100)  # by its definition
+        if self.lossless is not None and exact:
             return self.lossless
         return {**self.lossy, "quality": quality or self.quality}
 
