@@ -27,6 +27,7 @@ from irn_cli.commands.train import train
 from irn_cli.commands.upscale import upscale
 from irn_cli.commands.weights import weights
 from irn_cli.errors import Code, explain, one_line
+from irn_cli.streams import standard_output
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 
@@ -104,6 +105,7 @@ def _flushed(status: int) -> int:
 def _print_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if not wanted:
         return
+    standard_output()
     from importlib.metadata import version
 
     from irn_cli.hardware import may_have_gpu, multiplies_bfloat16

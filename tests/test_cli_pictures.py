@@ -1193,6 +1193,11 @@ def test_a_killed_run_leaves_no_half_file_and_is_resumed(run: Run) -> None:
     [
         ("irn downscale a.png -o -", ">&-", "irn: standard output is closed"),
         ("irn downscale a.png --json", ">&-", "irn: standard output is closed"),
+        ("irn downscale a.png --dry-run", ">&-", "irn: standard output is closed"),
+        ("irn train --data . --dry-run", ">&-", "irn: standard output is closed"),
+        ("irn weights list", ">&-", "irn: standard output is closed"),
+        ("irn weights show irn-x2", ">&-", "irn: standard output is closed"),
+        ("irn --version", ">&-", "irn: standard output is closed"),
         ("irn eval --data . --baseline area --json -", ">&-", "irn: standard output is closed"),
         ("irn downscale - -o b.png", "<&-", "-: failed: standard input is closed"),
         ("irn downscale --files-from - -o out/", "<&-", "irn: standard input is closed"),

@@ -62,7 +62,7 @@ class BatchOptions(Runner):
             raise UsageError("--force, --skip-existing and --update exclude each other")
         if self.quiet and self.verbose:
             raise UsageError("--quiet and --verbose exclude each other")
-        if self.as_json or self.output == "-":
+        if self.as_json or self.dry_run or self.output == "-":
             standard_output()
 
     def outputs(self) -> "Outputs":

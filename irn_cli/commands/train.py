@@ -20,6 +20,7 @@ from irn_cli.commands.options import (
     require_weights,
 )
 from irn_cli.errors import UsageError
+from irn_cli.streams import standard_output
 
 if TYPE_CHECKING:
     from irn_cli.train.request import Request
@@ -80,6 +81,8 @@ class _Train(Device):
             raise UsageError("--resume needs a run: name its directory")
         if self.anneal and self.time_limit:
             raise UsageError("--anneal is a time limit of its own: leave out --time-limit")
+        if self.dry_run:
+            standard_output()
         require_folders((*self.data, self.validation) if self.validation else self.data)
 
     def request(self) -> "Request":

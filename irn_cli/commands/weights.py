@@ -7,6 +7,7 @@ import click
 
 from irn_cli.commands.options import PATH, Group, Weights, argument, command, option
 from irn_cli.errors import one_line
+from irn_cli.streams import standard_output
 
 
 @click.group(cls=Group)
@@ -32,6 +33,7 @@ def weights_list() -> None:
     from irn_cli.locations import weights_directories
     from irn_cli.weights import look_up
 
+    standard_output()
     found, left_out = look_up()
     rows = [
         (
@@ -66,6 +68,7 @@ def weights_show(name: str) -> None:
     """
     from irn_cli.weights import find_weights, read_info
 
+    standard_output()
     for key, value in read_info(find_weights(name)).described().items():
         click.echo(f"{key + ':':<15} {value}")
 
