@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irn_cli.errors import UsageError
+from irn_cli.errors import InputError, UsageError
 from irn_cli.evaluation.likeness import Incomparable, Likeness, Pair, compare, find_pairs, to_json
 from irn_cli.metrics import Metric, luma, psnr, ssim
 from tests.helpers import ROOT, photo_like
@@ -104,6 +104,8 @@ def test_a_folder_and_a_picture_are_wrong_usage(tmp_path: Path) -> None:
     picture = save(tmp_path / "set" / "a.png", photo_like(16, 16))
     with pytest.raises(UsageError, match=r"expected two pictures or two folders: .*set is a folder, .*a\.png is not"):
         find_pairs(tmp_path / "set", picture)
+    with pytest.raises(InputError, match=r"no such file or directory: .*nothing$"):
+        find_pairs(tmp_path / "nothing", tmp_path / "set")
     with pytest.raises(UsageError, match="no pictures in"):
         find_pairs(tmp_path / "empty", tmp_path / "set")
 

@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.text import Text
 
 from irn_cli.console import counting_bar, plain_table, show_number, wide_console
-from irn_cli.errors import InputError, IrnError, UsageError, one_line
+from irn_cli.errors import Code, InputError, IrnError, UsageError, one_line
 from irn_cli.evaluation.matching import Folder
 from irn_cli.image import read
 from irn_cli.inputs import walk
 from irn_cli.metrics import METRICS, Metric, crop_border, finite
-from irn_cli.paths import below, is_directory
+from irn_cli.paths import below, exists, is_directory
 from irn_cli.picture import Picture
 
 _MOST_WORKERS = 16  # each holds two pictures in memory
@@ -71,9 +71,12 @@ def find_pairs(first: Path, second: Path) -> tuple[list[Pair | Incomparable], li
 
     Raises:
         UsageError: one is a folder and the other is not, or a folder holds no picture.
+        InputError: one is a folder and the other is not there.
     """
     if is_directory(first) != is_directory(second):
         one, other = (first, second) if is_directory(first) else (second, first)
+        if not exists(other):
+            raise InputError(f"no such file or directory: {other}", Code.MISSING)
         raise UsageError(f"expected two pictures or two folders: {one} is a folder, {other} is not")
     if not is_directory(first):
         return [Pair(first.name, first, second)], []
