@@ -1,7 +1,7 @@
-"""The assembly line: a batch run by the threads of this process. The place where another runner plugs in.
+"""The assembly line: a batch run by the threads of this process.
 
 A runner takes a plan and the work on one picture, and yields what happens until each item of the plan has its outcome.
-`run` is the one for a single machine; one for many can have the same signature, and call it for each machine's share.
+`run` is the one for a single machine; the one for many, `cluster.run_on_cluster`, has each worker call it.
 """
 
 import itertools
