@@ -74,7 +74,7 @@ class _Exact:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.scopes = 0
-        self.before: list[Any] = []
+        self.before: list[str] = []
 
 
 _exact = _Exact()
@@ -87,14 +87,12 @@ def ieee_float32() -> Iterator[None]:
     These settings are the whole process's. Of several scopes, in whatever threads, the last one to end restores them.
     """
     backends: Any = torch.backends
-    name, switches = "allow_tf32", [backends.cudnn, backends.cuda.matmul]
-    if hasattr(backends.cudnn, "conv"):  # since torch 2.9, where the older name raises if the newer ones were used
-        name, switches = "fp32_precision", [backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv]
+    switches = [backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv]
     with _exact.lock:
         if not _exact.scopes:
-            _exact.before = [getattr(switch, name) for switch in switches]
+            _exact.before = [switch.fp32_precision for switch in switches]
             for switch in switches:
-                setattr(switch, name, "ieee" if name == "fp32_precision" else False)
+                switch.fp32_precision = "ieee"
         _exact.scopes += 1
     try:
         yield
@@ -103,7 +101,7 @@ def ieee_float32() -> Iterator[None]:
             _exact.scopes -= 1
             if not _exact.scopes:
                 for switch, before in zip(switches, _exact.before, strict=True):
-                    setattr(switch, name, before)
+                    switch.fp32_precision = before
 
 
 def tune_allocator() -> None:
