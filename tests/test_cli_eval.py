@@ -235,6 +235,7 @@ def test_an_official_checkpoint_is_a_model(irn_eval: Callable[..., Ran], tiny_mo
         (("--data", "set", "--results", "N=absent"), "irn: no folder absent"),
         (("--data", "set", "--results", "bicubic=set", "--baseline", "bicubic"), "irn: bicubic is given twice"),
         (("--data", "set", "--baseline", "png"), "Invalid value for '--baseline'"),
+        (("--data", "set", "--baseline", "bicubic", "--refine"), "irn: --refine needs a model: name one with -m"),
         (("--data", "set", "--metric", "niqe"), "Invalid value for '--metric'"),
         (("--compare", "a.json", "b.json", "--data", "set"), "it measures and writes nothing"),
         (("--data", "set", "--baseline", "area", "--device", "toaster"), "irn: unknown device 'toaster'"),

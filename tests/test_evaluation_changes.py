@@ -96,7 +96,31 @@ def test_the_table() -> None:
     assert "nothing in common to compare" in stream.getvalue()
 
 
-@pytest.mark.parametrize("text", ["", "no json", "[]", "3", '{"pictures": [{}]}', '{"pictures": [], "protocol": {}}'])
+def damaged() -> dict[str, dict[str, Any]]:
+    """Results in which one thing is of another kind, by a name for it."""
+    whole = found({"a": 30.0, "b": 31.0}, versions={"irn": "1"})
+    row, protocol = whole["pictures"][0], whole["protocol"]
+    metric, method = protocol["metrics"][0], protocol["methods"][0]
+    parts = [
+        *((row, key, value) for key, value in [("psnr_y", "30"), ("name", ["a"]), ("dataset", 5), ("method", None)]),
+        *((metric, key, value) for key, value in [("digits", "2"), ("key", 1), ("label", None)]),
+        *((protocol, key, value) for key, value in [("versions", [1]), ("methods", ["m"]), ("metrics", {"a": 1})]),
+        (method, "weights_hash", 5),
+        (whole, "pictures", [["m", "Set5", "a"]]),
+        (whole, "protocol", "4x"),
+    ]
+    results = {}
+    for part, key, value in parts:
+        before, part[key] = part[key], value
+        results[f"{key}={value}"] = copy.deepcopy(whole)
+        part[key] = before
+    return results
+
+
+@pytest.mark.parametrize("text", [
+    "", "no json", "[]", "3", '{"pictures": [{}]}', '{"pictures": [], "protocol": {}}',
+    *(pytest.param(json.dumps(results), id=name) for name, results in damaged().items()),
+])  # fmt: skip
 def test_files_of_another_kind_are_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(InputError, match=r"a\.json is not what irn eval --json writes$"):

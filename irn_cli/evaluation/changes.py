@@ -68,17 +68,29 @@ def read_results(path: Path) -> dict[str, Any]:
     try:
         with open_file(path) as stream:
             found = json.load(stream)
-        for row in found["pictures"]:
-            row["method"], row["dataset"], row["name"]
-        for metric in found["protocol"]["metrics"]:
-            metric["key"], metric["label"], metric["digits"], metric["higher_is_better"]
-        for method in found["protocol"]["methods"]:
-            method["name"]
+        _require_results(found)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is not what irn eval --json writes") from error
     return found  # type: ignore[no-any-return]
+
+
+def _require_results(found: Any) -> None:
+    """Look for all that is compared; where something is missing or of another kind, that raises some error."""
+    protocol = found["protocol"]
+    dict(protocol.get("versions", {}))
+    names = [text for method in protocol["methods"] for text in (method["name"], method.get("weights_hash") or "")]
+    numbers = [metric["digits"] for metric in protocol["metrics"]]
+    for metric in protocol["metrics"]:
+        names += [metric["key"], metric["label"]]
+        metric["higher_is_better"]
+    keys = [metric["key"] for metric in (*protocol["metrics"], *_SMALL)]
+    for row in found["pictures"]:
+        names += [row["method"], row["dataset"], row["name"]]
+        numbers += [row[key] for key in keys if row.get(key) is not None]
+    if not all(isinstance(name, str) for name in names) or not all(isinstance(one, int | float) for one in numbers):
+        raise TypeError
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
@@ -174,9 +186,9 @@ def _remarks(
     ]
     methods = [{method["name"]: method for method in told["methods"]} for told in protocols]
     for name, other in pairs:
-        hashes = [found[at].get("weights_hash") for found, at in zip(methods, (name, other), strict=True)]
+        hashes = [found[at].get("weights_hash") or "none" for found, at in zip(methods, (name, other), strict=True)]
         if hashes[0] != hashes[1]:
-            remarks.append(f"{name}: weights {str(hashes[0])[:12]} before, {str(hashes[1])[:12]} after")
+            remarks.append(f"{name}: weights {hashes[0][:12]} before, {hashes[1][:12]} after")
     compared = [set(names) for names in zip(*pairs, strict=True)] or [set(), set()]
     for side, found, own in zip(("before", "after"), methods, compared, strict=True):
         remarks.extend(f"{name}: only {side}" for name in found if name not in own)

@@ -310,7 +310,8 @@ def load_methods(
         memory: as `Rescaler`'s.
 
     Raises:
-        UsageError: the scales differ, a method is given twice, or a name or option means nothing.
+        UsageError: the scales differ, a method is given twice, nothing can be refined, or a name or option means
+            nothing.
         WeightsError: weights are damaged.
         DeviceError: no such device.
     """
@@ -320,6 +321,8 @@ def load_methods(
         if (scale or 4) not in DEFAULT_MODELS:
             raise UsageError(f"no model is known for {scale}x: name one")
         models = [DEFAULT_MODELS[scale or 4]]
+    if refine and not models:
+        raise UsageError("--refine needs a model: name one with -m")
     loaded = [load_model(source) for source in models]
     enlargers = [load_upscaler(path, device, memory) for path in upscalers]
     found = {source: model.config.scale for source, model in zip(models, loaded, strict=True)}
