@@ -136,41 +136,48 @@ def train(options: _Train) -> int:
     cores = Cores()  # before torch loads, which takes long enough to see what other programs do
     request = options.request()
     from irn_cli.device import tune_allocator, tune_convolutions
-    from irn_cli.train.job import prepare, processes
-    from irn_cli.train.monitor import RunConsole, how_to_stop, stopping, watch
-    from irn_cli.train.recipe import recipe_toml
-    from irn_cli.train.trainer import train
+    from irn_cli.train.job import processes
 
     if (remark := set_threads(options.threads, cores)) and not options.quiet:
         click.echo(f"irn: {remark}", err=True)
     tune_allocator()
     tune_convolutions(options.precision)
     with processes(options.device) as device:
-        job = prepare(replace(request, device=device))
-        for line in (*(() if options.quiet else job.facts), *job.remarks) if job.step.process == 0 else ():
-            click.echo(f"irn: {line}", err=True)
-        if options.dry_run:
-            click.echo(recipe_toml(job.step.recipe), nl=False)
-            return 0
-        console = RunConsole(stderr=True) if job.step.process == 0 else None
-        if console and (remark := how_to_stop()) and not options.quiet:
-            click.echo(f"irn: {remark}", err=True)
-        with job.open() if console else nullcontext(), stopping() as interrupted:
-            events = train(
-                job.step,
-                job.run,
-                job.notes,
-                validation=job.validation,
-                checkpoint=job.checkpoint,
-                limits=job.limits,
-                interrupted=interrupted,
-            )
-            reason = watch(
-                events,
-                job.run,
-                job.step.recipe,
-                console,
-                quiet=options.quiet,
-                tensorboard=options.tensorboard,
-            )
+        return _run(replace(request, device=device), options)
+
+
+def _run(request: "Request", options: _Train) -> int:
+    """Train as asked; the exit status. Nothing of the run is left when this returns, as `processes` needs it."""
+    from irn_cli.train.job import prepare
+    from irn_cli.train.monitor import RunConsole, how_to_stop, stopping, watch
+    from irn_cli.train.recipe import recipe_toml
+    from irn_cli.train.trainer import train
+
+    job = prepare(request)
+    for line in (*(() if options.quiet else job.facts), *job.remarks) if job.step.process == 0 else ():
+        click.echo(f"irn: {line}", err=True)
+    if options.dry_run:
+        click.echo(recipe_toml(job.step.recipe), nl=False)
+        return 0
+    console = RunConsole(stderr=True) if job.step.process == 0 else None
+    if console and (remark := how_to_stop()) and not options.quiet:
+        click.echo(f"irn: {remark}", err=True)
+    with job.open() if console else nullcontext(), stopping() as interrupted:
+        events = train(
+            job.step,
+            job.run,
+            job.notes,
+            validation=job.validation,
+            checkpoint=job.checkpoint,
+            limits=job.limits,
+            interrupted=interrupted,
+        )
+        reason = watch(
+            events,
+            job.run,
+            job.step.recipe,
+            console,
+            quiet=options.quiet,
+            tensorboard=options.tensorboard,
+        )
     return 130 if reason == "interrupted" else 0

@@ -1,5 +1,6 @@
 """From what a user asks for to a training job that can run: processes, recipe, pictures, network, step."""
 
+import gc
 import json
 import os
 import platform
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -120,6 +122,8 @@ def _version(run: Path) -> tuple[int, int] | None:
 def processes(device: str) -> Iterator[str]:
     """Join the other processes, where torchrun started several; gives the name of this one's device.
 
+    Whoever trains within this scope must let go of all that it trained with before the scope ends.
+
     Raises:
         UsageError: several are promised, but not by torchrun.
         DeviceError: there is no GPU for this one.
@@ -138,12 +142,15 @@ def processes(device: str) -> Iterator[str]:
     on_gpu = resolve_device(device).type == "cuda"
     if on_gpu:
         torch.cuda.set_device(torch.device(device))
+    import_module("torch.distributed.nn")  # now: loaded when there is a group, its functions keep that as a default
     with _signals_end_it():
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
     try:
         yield device
         dist.barrier()  # leave together: one that ends while the first still validates may be aborted by the runtime
     finally:
+        # gloo's threads end with the last object that uses them; at Python's own end they abort it at times.
+        gc.collect()
         dist.destroy_process_group()
 
 
