@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from irn_cli.device import untuned_convolutions
 from irn_cli.errors import DeviceError, InputError, IrnError
@@ -107,6 +106,29 @@ class Clock:
         return seconds
 
 
+class _GoodState:
+    """What a run goes back to after too many bad steps in a row."""
+
+    def __init__(self, step: Step) -> None:
+        self._tensors = {name: value.clone() for name, value in step.state().items()}
+        self._returns = 0
+
+    def bring_back(self, step: Step, k: int) -> None:
+        """Put the run back, the count of skipped steps apart.
+
+        Raises:
+            IrnError: it has been brought back here often enough.
+        """
+        if self._returns == _SETBACKS:
+            raise IrnError(
+                f"gave up at step {k}: loss or gradient still bad after {_SETBACKS} returns to a good state; "
+                "try a lower --lr"
+            )
+        self._returns += 1
+        skipped = step.state()["guard/skipped"]
+        step.restore({**self._tensors, "guard/skipped": skipped, "guard/in_row": torch.zeros(())})
+
+
 def train(  # noqa: C901  # one loop that is read from top to bottom
     step: Step,
     run: Path,
@@ -140,7 +162,7 @@ def train(  # noqa: C901  # one loop that is read from top to bottom
         step.restore(checkpoint.tensors)
         counters = checkpoint.counters
     first, spent = counters, 0.0
-    good, tries = _snapshot(step), 0
+    good = _GoodState(step)
     specimen = _specimen(step, validation)
     timed = recipe.horizon == "time" and limits.seconds is not None
     clock, marked, since = Clock(), counters.step, 0.0
@@ -170,14 +192,7 @@ def train(  # noqa: C901  # one loop that is read from top to bottom
         counters = replace(counters, step=end, elapsed=first.elapsed + spent, progress=progress)
 
         if shown["in_row"] >= recipe.patience:
-            if tries == _SETBACKS:
-                raise IrnError(
-                    f"gave up at step {end}: loss or gradient still bad after {tries} returns to a good state; "
-                    "try a lower --lr"
-                )
-            skipped = step.state()["guard/skipped"]  # goes on being counted
-            step.restore({**good, "guard/skipped": skipped, "guard/in_row": torch.zeros(())})
-            tries += 1
+            good.bring_back(step, end)
             counters = replace(counters, setbacks=counters.setbacks + 1)
             yield SetBack(end, recipe.setback**counters.setbacks)
         early = begin == first.step  # shows early that all is well; all of a run's files are there from then on
@@ -188,7 +203,7 @@ def train(  # noqa: C901  # one loop that is read from top to bottom
             yield Logged(end, row | {"elapsed": counters.elapsed}, progress, left)
             marked, since = end, 0.0
         if (end % recipe.save_every == 0 or early) and shown["in_row"] == 0:
-            good, tries = _snapshot(step), 0
+            good = _GoodState(step)
             if step.process == 0:
                 yield _save(step, run, counters, notes, specimen)
         if validation is not None and step.process == 0 and end % recipe.validate_every == 0:
@@ -231,11 +246,6 @@ def next_wait(step: Step, k: int, first: int, last: int | None) -> int:
     recipe = step.recipe
     marks = [k - k % every + every for every in (recipe.log_every, recipe.save_every, recipe.validate_every)]
     return min(marks + [mark for mark in (last, recipe.steps) if mark is not None and mark > k])
-
-
-def _snapshot(step: Step) -> dict[str, Tensor]:
-    """A state to return to."""
-    return {name: value.clone() for name, value in step.state().items()}
 
 
 def _save(step: Step, run: Path, counters: Counters, notes: Mapping[str, str], specimen: Pixels) -> Saved:
