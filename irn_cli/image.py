@@ -227,7 +227,7 @@ def _identified(stream: BinaryIO, name: str, max_pixels: int | None) -> ImageFil
     kind = identify(head) or _known_to_pillow(head[:16].ljust(16, b"\0"))  # some tests stumble over less
     if kind is None:
         names = "PNG, JPEG, WebP, TIFF, BMP, AVIF, GIF, HEIF or JPEG XL"
-        raise InputError(f"{name} is not a picture that we read ({names})")
+        raise InputError(f"{name} is not a picture that irn reads ({names})")
     factory = _factory(kind)
     stream.seek(0)
     with _LIMIT:

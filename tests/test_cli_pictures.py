@@ -868,7 +868,7 @@ def test_pictures_that_irn_does_not_read_are_told(run: Run) -> None:
     assert "1 done, 3 skipped" in result.stderr
     Path("in/a.png").unlink()
     ended(run("upscale in --force"), 0, told="in/c.cr2: skipped: irn does not read .cr2\n")
-    ended(run("downscale in/e.jp2"), 1, told="in/e.jp2 is not a picture that we read")
+    ended(run("downscale in/e.jp2"), 1, told="in/e.jp2 is not a picture that irn reads")
 
 
 def test_nothing_is_overwritten_unless_forced(run: Run) -> None:

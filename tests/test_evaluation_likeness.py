@@ -133,7 +133,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert lines[3][:3] == ["mean", "of", "2"]
     told = ran.stderr.splitlines()
     assert told[0] == f"irn: {tmp_path}/B/c.png: expected 40 x 32 pixels, found 40 x 31"
-    assert told[1].startswith(f"irn: {tmp_path}/B/d.png is not a picture that we read")
+    assert told[1].startswith(f"irn: {tmp_path}/B/d.png is not a picture that irn reads")
     assert told[2:] == [
         f"irn: only in {tmp_path}/B: 1, the first is {tmp_path}/B/else.png",
         "irn: 2 of 4 could not be compared",

@@ -109,7 +109,7 @@ def test_a_batch_from_store_to_store(store: str) -> None:
     outcomes = batch(f"{store}/photos", f"{store}/small", latent=True)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     assert [outcome.reason.split(",")[0] for outcome in failed] == [
-        f"{store}/photos/broken.png is not a picture that we read (PNG"
+        f"{store}/photos/broken.png is not a picture that irn reads (PNG"
     ]
     assert len(outcomes) == 13
     assert names(f"{store}/small")[:4] == [
