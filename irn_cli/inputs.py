@@ -62,6 +62,8 @@ def find_pictures(sources: Sequence[str], listed: Iterable[str] = ()) -> list[In
     for name in listed:
         if "\0" in name:
             missing[Path(one_line(name))] = "a name with zero bytes in it: -0 reads lists that `find -print0` writes"
+        elif to_path(name) == STREAM:
+            missing[STREAM] = "a list names files, not standard input"
         else:
             named.append(to_path(name))
     if missing and not (found or named):
@@ -102,10 +104,10 @@ def _meant(source: str, path: Path) -> tuple[dict[Path, Path] | None, str]:
         return _in_directory(path), f"no pictures in {path}"
     if _WILDCARDS & set(source):
         return _by_pattern(path), f"no file matches {path}"
-    if path.is_symlink():
-        return {}, f"{path} is a link that leads nowhere"
     if source and path.exists():
         return {}, f"{path} is neither a file nor a directory; - reads standard input"
+    if path.is_symlink():
+        return {}, f"{path} is a link that leads nowhere"
     return {}, f"no such file or directory: {source}"
 
 
@@ -118,7 +120,7 @@ def _in_store(path: Path) -> tuple[dict[Path, Path] | None, str]:
         return _in_directory(path), f"no pictures in {path}"
     if plain := next((index for index, part in enumerate(parts) if _WILDCARDS & set(part)), 0):
         base = path.parents[len(parts) - plain - 1]
-        return _shown(find(base, "/".join(parts[plain:])), base), f"no file matches {path}"
+        return _shown(find(base, _pattern(parts[plain:])), base), f"no file matches {path}"
     return {}, f"no such file or directory: {path}"
 
 
@@ -167,8 +169,13 @@ def _by_pattern(pattern: Path) -> dict[Path, Path]:
     parts = pattern.parts
     plain = next(index for index, part in enumerate(parts) if _WILDCARDS & set(part))
     base = Path(*parts[:plain])
-    matches = sorted(base.glob(str(Path(*parts[plain:]))))
+    matches = sorted(base.glob(_pattern(parts[plain:])))
     return _shown(filter(_may_be_file, matches), base)
+
+
+def _pattern(parts: Iterable[str]) -> str:
+    """A glob pattern of names; within one, as in `a**b`, two asterisks are one, as shells have it."""
+    return "/".join(part if part == "**" else re.sub(r"\*+", "*", part) for part in parts)
 
 
 def _shown(files: Iterable[Path], directory: Path) -> dict[Path, Path]:
@@ -188,7 +195,9 @@ def _input(path: Path, found: Mapping[Path, Path], named: Mapping[Path, Path]) -
         if is_remote(path):
             pass  # its turn will show why
         elif os.path.isdir(path):  # noqa: PTH112  # `Path`'s methods may raise
-            reason = f"cannot read {path}: Permission denied"
+            reason = (
+                f"{path} is a directory: a list names files" if is_named else f"cannot read {path}: Permission denied"
+            )
         elif os.path.islink(path) and not os.path.exists(path):  # noqa: PTH110, PTH114
             reason = f"{path} is a link that leads nowhere"
         return Input(path, place, is_named, None, reason)

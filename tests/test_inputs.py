@@ -46,6 +46,29 @@ def test_patterns_are_mirrored_from_their_first_wildcard() -> None:
     assert [(str(source.path), str(source.place)) for source in found] == [("in/a.png", "."), ("in/x/y/c.png", "x/y")]
 
 
+@pytest.mark.parametrize("pattern", ["in/a**.png", "i**/**a.png", "in/***.png", "**/a.png"])
+def test_two_asterisks_within_a_name_are_one(pattern: str) -> None:
+    assert [str(source.path) for source in find_pictures([pattern])] == ["in/a.png"]
+
+
+def test_what_a_list_cannot_name_is_told() -> None:
+    found = find_pictures(["in/a.png"], ["in/x", "-"])
+    assert {str(source.path): source.missing for source in found if source.missing} == {
+        "in/x": "in/x is a directory: a list names files",
+        "-": "a list names files, not standard input",
+    }
+
+
+def test_an_open_pipe_is_no_broken_link() -> None:
+    reader, writer = os.pipe()
+    try:
+        with pytest.raises(InputError, match=f"/dev/fd/{reader} is neither a file nor a directory"):
+            find_pictures([f"/dev/fd/{reader}"])
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
 def test_what_is_not_there_is_found_with_its_reason() -> None:
     found = find_pictures(["in/a.png", "none.png", "in/*.jpg", "in/.hidden/..", ""])
     missing = {str(source.path): source.missing for source in found if source.missing}
