@@ -116,6 +116,11 @@ def _meaning(error: BaseException) -> tuple[Code, str]:
     return Code.BUG, f"unexpected {text}; this is a bug in irn: please report it with what --debug shows"
 
 
+def mentions(message: str, name: str) -> bool:
+    """Whether a name stands in a message; a file called `1` is not in `16.2 dB`."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message) is not None
+
+
 def one_line(text: str) -> str:
     """A message or a file's name as one printable line: newlines, control and broken characters become escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -49,12 +49,21 @@ def test_lines_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     *lines, summary = shown.err.splitlines()
     assert lines == [
         "a\\n.png: warning: odd",
-        "a\\n.png -> b.latent.safetensors, b.png (40x30 -> 10x8, 113 kB -> 26 kB; restores at 31.25 dB Y, inf dB RGB; "
+        "a\\n.png -> b.latent.safetensors, b.png (40x30 -> 10x8, 113 kB -> 26 kB; restores at 31.25 dB Y, ∞ dB RGB; "
         "before refinement 30.75 and 38.50; kept original 2.0 MB; 1.3 s)",
         "c.png: failed: unexpected",
         "d.png: skipped: e.png exists already",
     ]
     assert re.fullmatch(r"1 done, 1 skipped, 1 failed in \d\.\d s; 113 kB -> 26 kB", summary)
+
+
+def test_a_name_that_is_only_a_part_of_a_word_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    reason = "it restores at 16.62 dB, below 90 dB"
+    them = [Outcome(Path(name), "failed", Code.LOW_PSNR, reason) for name in ("1", "s", "a.png")]
+    named = Outcome(Path("in/1"), "failed", Code.MISSING, "no such file: in/1")
+    follow(events(*them, named), 4, quiet=True)
+    told = [f"{name}: failed: {reason}" for name in ("1", "s", "a.png")]
+    assert capsys.readouterr().err.splitlines() == [*told, "failed: no such file: in/1"]
 
 
 def skipped(code: Code, count: int, reason: str = "{}_down4.png exists already") -> list[Outcome]:

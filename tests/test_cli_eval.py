@@ -137,6 +137,14 @@ def test_names_that_are_no_utf8_do_not_lose_the_results(irn_eval: Callable[..., 
     assert "caf\\udce9.png" in Path("page.html").read_text()
 
 
+@pytest.mark.parametrize(("option", "begin"), [("--json", "{"), ("--csv", "method,"), ("--report", "<!doctype html>")])
+def test_what_goes_to_standard_output_is_alone_there(irn_eval: Callable[..., Ran], option: str, begin: str) -> None:
+    ran = irn_eval("--data", "set", "--baseline", "area", option, "-")
+    assert (ran.status, ran.out[: len(begin)]) == (0, begin)
+    assert ran.err.startswith("4x, PSNR")
+    assert "wrote" not in ran.err
+
+
 def test_nothing_measurable_is_no_crash(irn_eval: Callable[..., Ran]) -> None:
     Path("bad").mkdir()
     Path("bad/x.jpg").write_bytes(b"\xff\xd8\xff")
@@ -230,7 +238,8 @@ def test_an_official_checkpoint_is_a_model(irn_eval: Callable[..., Ran], tiny_mo
         (("--data", "set", "-s", "8"), "irn: no model is known for 8x"),
         (("--data", "set", "--samples", "0"), "Invalid value for '--samples'"),
         (("--data", "set", "--temperature", "-1"), "Invalid value for '--temperature'"),
-        (("--data", "set", "--json", "-", "--csv", "-"), "cannot both write to standard output"),
+        (("--data", "set", "--json", "-", "--csv", "-"), "only one of --json, --csv and --report"),
+        (("--data", "set", "--report", "-", "--csv", "-"), "only one of --json, --csv and --report"),
         (("--data", "set", "--results", "set"), "irn: --results set: expected NAME=DIR or NAME=DIR,LRDIR"),
         (("--data", "set", "--results", "N=absent"), "irn: no folder absent"),
         (("--data", "set", "--results", "bicubic=set", "--baseline", "bicubic"), "irn: bicubic is given twice"),
@@ -238,6 +247,9 @@ def test_an_official_checkpoint_is_a_model(irn_eval: Callable[..., Ran], tiny_mo
         (("--data", "set", "--baseline", "bicubic", "--refine"), "irn: --refine needs a model: name one with -m"),
         (("--data", "set", "--metric", "niqe"), "Invalid value for '--metric'"),
         (("--compare", "a.json", "b.json", "--data", "set"), "it measures and writes nothing"),
+        (("--compare", "a.json", "b.json", "--report", "-"), "it measures and writes nothing"),
+        (("--compare", "a.json", "b.json", "--baseline", "area"), "it measures and writes nothing"),
+        (("--compare", "a.json", "b.json", "--metric", "lpips"), "it measures and writes nothing"),
         (("--data", "set", "--baseline", "area", "--device", "toaster"), "irn: unknown device 'toaster'"),
     ],
 )

@@ -473,6 +473,7 @@ def test_what_is_to_be_copied_without_several_factors(run: Run) -> None:
         ("--min-psnr 30 --scales 4,2 --keep-latent -o out", "--keep-latent restores every bit"),
         ("--min-psnr 30 --otherwise copy", "another directory"),
         ("--min-psnr 30 --otherwise copy -o b.png", "another directory"),
+        ("--min-psnr 30 --otherwise copy -o out/ --strip", "it excludes --strip"),
     ],
 )
 def test_factors_that_do_not_fit(run: Run, options: str, told: str) -> None:
@@ -884,6 +885,7 @@ def test_nothing_is_overwritten_unless_forced(run: Run) -> None:
     ended(run("downscale in -o out --force"), 0, told="2 done")
     assert isinstance(read("out/a_down4.png").record, Record)
     ended(run("downscale in --force --skip-existing"), 2, told="exclude each other")
+    ended(run("downscale in -0"), 2, told="it needs --files-from")
     Path("in/a_down4.png").write_bytes(b"precious")
     told = "in/a.png: warning: named a_png_down4.png, since in/a_down4.png is an input\n"
     ended(run("downscale in --force"), 1, told=told)

@@ -9,6 +9,7 @@ import math
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from irn_cli.evaluation.evaluate import evaluate
 from irn_cli.evaluation.methods import Baseline, Codec, Method, Network, find_results
 from irn_cli.evaluation.page import render
 from irn_cli.evaluation.published import comparison, counterpart, remarks
-from irn_cli.evaluation.report import collect, protocol, show, to_csv, to_json
+from irn_cli.evaluation.report import collect, protocol, show, to_csv, to_json, write_text
 from irn_cli.evaluation.scores import Failure, Results, Score
 from tests.helpers import ROOT
 
@@ -231,6 +232,15 @@ def test_csv(found: Results) -> None:
     for field in dataclasses.fields(Score):
         assert field.name in {*rows[0], "quality"}
     assert (rows[0]["psnr_y"], rows[0]["psnr_rgb"]) == ("36.0", "34.0")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_standard_output_gets_utf8_as_a_file_does(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding, "backslashreplace"))
+    sys.stdout.write("before ")
+    write_text("-", '"é 😀 \udce9"')
+    assert written.getvalue() == 'before "é 😀 \\udce9"'.encode()
 
 
 def test_what_a_mean_leaves_out_is_told() -> None:

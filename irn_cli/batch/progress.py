@@ -18,8 +18,8 @@ from rich.table import Column
 from irn_cli.batch.jobs import Outcome
 from irn_cli.batch.shares import Shares
 from irn_cli.cluster import Throughput, WorkersChanged
-from irn_cli.console import show_bytes, show_time
-from irn_cli.errors import Code, one_line
+from irn_cli.console import show_bytes, show_number, show_time
+from irn_cli.errors import Code, mentions, one_line
 
 if TYPE_CHECKING:
     from irn_cli.batch.line import Events, Progressed  # which load torch
@@ -159,12 +159,10 @@ class _Display:
         if self._as_json:
             click.echo(json.dumps(outcome.as_json()))
             return
-        source = one_line(str(outcome.source))
         for warning in outcome.result.warnings:
-            self._say(f"{source}: warning: {one_line(warning)}", style="yellow")
+            self._say(one_line(f"{outcome.source}: warning: {warning}"), style="yellow")
         if outcome.status == "failed":
-            reason = one_line(outcome.reason)
-            self._say(f"failed: {reason}" if source in reason else f"{source}: failed: {reason}", style="red")
+            self._say(failed(outcome), style="red")
         elif outcome.status == "done":
             for index, size in enumerate((outcome.result.input_bytes, outcome.result.output_bytes)):
                 self._bytes[index] += size or 0
@@ -230,8 +228,14 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours < 10 else f"{hours:,} h"
 
 
+def failed(outcome: Outcome) -> str:
+    """One picture that has failed."""
+    told = f"failed: {outcome.reason}"
+    return one_line(told if mentions(outcome.reason, str(outcome.source)) else f"{outcome.source}: {told}")
+
+
 def _skipped(outcome: Outcome) -> str:
-    return f"{one_line(str(outcome.source))}: skipped: {one_line(outcome.reason)}"
+    return one_line(f"{outcome.source}: skipped: {outcome.reason}")
 
 
 def _line(outcome: Outcome) -> str:
@@ -242,9 +246,10 @@ def _line(outcome: Outcome) -> str:
     if result.input_bytes and result.output_bytes:
         notes[0] += f", {show_bytes(result.input_bytes)} -> {show_bytes(result.output_bytes)}"
     if result.psnr_y is not None:
-        notes.append(f"restores at {result.psnr_y:.2f} dB Y, {result.psnr_rgb:.2f} dB RGB")
+        notes.append(f"restores at {show_number(result.psnr_y, 2)} dB Y, {show_number(result.psnr_rgb, 2)} dB RGB")
     if result.unrefined_psnr_y is not None:
-        notes.append(f"before refinement {result.unrefined_psnr_y:.2f} and {result.unrefined_psnr_rgb:.2f}")
+        unrefined = (show_number(value, 2) for value in (result.unrefined_psnr_y, result.unrefined_psnr_rgb))
+        notes.append(f"before refinement {' and '.join(unrefined)}")
     if result.latent_bytes is not None:
         notes.append(f"kept original {show_bytes(result.latent_bytes)}")
     names = ", ".join(one_line(str(path)) for path in outcome.outputs)

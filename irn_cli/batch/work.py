@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from irn_cli import mark
 from irn_cli.batch.jobs import Job, Result, Skip
+from irn_cli.console import show_decibels
 from irn_cli.engine import Progress
 from irn_cli.errors import Code, InputError, UsageError, WeightsError
 from irn_cli.formats.known import written_as
@@ -71,7 +72,7 @@ class Downscaler:
 
         def refining(so_far: Refinement) -> None:
             nonlocal note
-            reached = f"{so_far.before.luma:.2f} -> {so_far.after.luma:.2f} dB"
+            reached = f"{show_decibels(so_far.before.luma)} -> {show_decibels(so_far.after.luma)} dB"
             note = f"refining, {so_far.iterations} of {self.refine}: {reached}"
 
         def progress(share: float) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from irn_cli.commands.options import MAX_PIXELS, NAME, Runner, argument, debugging, option, prepare_torch, searching
-from irn_cli.errors import InputError, UsageError, one_line
+from irn_cli.errors import InputError, UsageError
 from irn_cli.streams import standard_input, standard_output
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class BatchOptions(Runner):
             raise click.UsageError("Missing argument 'SRC...'.")
         if "-" in self.sources and self.files_from == "-":
             raise UsageError("standard input cannot be both a picture and the list of --files-from")
+        if self.zeros and not self.files_from:
+            raise UsageError("-0 says how names in a list end: it needs --files-from")
         if self.as_json and (self.output == "-" or (self.output is None and "-" in self.sources)):
             raise UsageError("standard output cannot take both a picture and --json; -o names a file")
         if self.force + self.skip_existing + self.update > 1:
@@ -150,11 +152,12 @@ def _forecast(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", optio
     from irn_cli.batch.estimate import count, describe, estimate
     from irn_cli.batch.jobs import Job, Outcome
     from irn_cli.batch.outputs import Outputs
+    from irn_cli.batch.progress import failed
 
     jobs = [item for item in plan if isinstance(item, Job)]
-    failed = [item for item in plan if isinstance(item, Outcome) and item.status == "failed"]
-    for outcome in failed:
-        click.echo(one_line(f"{outcome.source}: failed: {outcome.reason}"), err=True)
+    failures = [item for item in plan if isinstance(item, Outcome) and item.status == "failed"]
+    for failure in failures:
+        click.echo(failed(failure), err=True)
     estimated = None
     if jobs:
         line = _line(work, options)
@@ -163,4 +166,4 @@ def _forecast(plan: "Sequence[Job | Outcome]", work: "Callable[[], Work]", optio
         click.echo(json.dumps(count(plan, estimated)))
     else:
         click.echo("\n".join(describe(plan, estimated)))
-    return 1 if failed else 0
+    return 1 if failures else 0

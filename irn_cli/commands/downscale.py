@@ -59,6 +59,8 @@ class _Downscale(BatchOptions):
             raise UsageError("--scales and --otherwise say what to do about --min-psnr: give that, too")
         if self.scales and (self.scale or self.model):
             raise UsageError("--scales takes the shipped weights of each factor: leave out --scale and --model")
+        if self.otherwise == "copy" and self.strip:
+            raise UsageError("--otherwise copy keeps files as they are: it excludes --strip")
         if self.keep_latent and (self.scales or self.otherwise != "fail"):
             raise UsageError("--keep-latent restores every bit: it excludes --scales and --otherwise")
 

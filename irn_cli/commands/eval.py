@@ -67,7 +67,7 @@ class _Eval(Runner):
         help="Standard deviation of the latent; 0 is its mean.")  # fmt: skip
     crop: int | None = option("Protocol", "--crop", type=click.IntRange(0), metavar="N", show_default="the scale",
         help="Pixels left out at each border.")  # fmt: skip
-    page: Path | None = option("Results", "--report", type=PATH, metavar="FILE.html",
+    page: str | None = option("Results", "--report", type=NAME, metavar="FILE.html|-",
         help="Write a page with the tables and with pictures to compare.")  # fmt: skip
     json_file: str | None = option("Results", "--json", type=NAME, metavar="FILE|-",
         help="Write everything as JSON; infinite PSNR is null.")  # fmt: skip
@@ -82,14 +82,20 @@ class _Eval(Runner):
         super().__post_init__()
         if not self.directories and not self.compared:
             raise click.UsageError("Missing option '--data'.")
-        if self.json_file == self.csv_file == "-":
-            raise click.UsageError("--json and --csv cannot both write to standard output")
-        if "-" in (self.json_file, self.csv_file):
+        if self.files.count("-") > 1:
+            raise click.UsageError("only one of --json, --csv and --report can write to standard output")
+        if "-" in self.files:
             standard_output()  # now, not after minutes of measuring
-        if self.compared and (self.directories or self.page or self.json_file or self.csv_file):
+        methods = (*self.models, *self.baselines, *self.upscalers, *self.others)
+        if self.compared and (self.directories or self.files or methods or self.metrics):
             raise click.UsageError("--compare reads two results of --json; it measures and writes nothing")
         require_folders(self.directories)
         require_weights(self.models)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What is written; `-` is standard output."""
+        return tuple(filter(None, (self.json_file, self.csv_file, self.page)))
 
 
 @command(_Eval, "eval")
@@ -112,8 +118,8 @@ def eval_(options: _Eval) -> int:
         return 0
     from irn_cli.files import require_writable
 
-    for path in (options.page, options.json_file, options.csv_file):
-        if path and path != "-":
+    for path in options.files:
+        if path != "-":
             require_writable(path, overwrite=options.force)  # now, not after minutes of measuring
     prepare_torch(options.threads)
     from irn_cli.evaluation import report
@@ -153,7 +159,7 @@ def eval_(options: _Eval) -> int:
         quiet=options.quiet,
     )
     if not options.quiet:
-        report.show(results, stderr="-" in (options.json_file, options.csv_file))
+        report.show(results, stderr="-" in options.files)
     _write_results(results, methods, datasets, options)
     return 1 if results.failures else 0
 
@@ -170,6 +176,6 @@ def _write_results(
         report.write_text(options.csv_file, report.to_csv(results), overwrite=options.force)
     if options.page:
         page = render(results, methods, datasets)
-        report.write_text(str(options.page), page, overwrite=options.force)
-        if not options.quiet:
+        report.write_text(options.page, page, overwrite=options.force)
+        if not options.quiet and options.page != "-":
             click.echo(f"irn: wrote {options.page} ({len(page) / 1e6:.1f} MB)", err=True)

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from irn_cli.console import counting_bar, plain_table, show_number, wide_console
-from irn_cli.errors import Code, InputError, IrnError, UsageError, one_line
+from irn_cli.errors import Code, InputError, IrnError, UsageError, mentions, one_line
 from irn_cli.evaluation.matching import Folder
 from irn_cli.image import read
 from irn_cli.inputs import walk
@@ -157,7 +157,7 @@ def track(
         console = progress.console
         for row in progress.track(rows, total, description="comparing"):
             if isinstance(row, Incomparable):
-                told = row.error if row.name in row.error else f"{row.name}: {row.error}"
+                told = row.error if mentions(row.error, row.name) else f"{row.name}: {row.error}"
                 console.print(Text(f"irn: {one_line(told)}"), soft_wrap=True)
             yield row
 

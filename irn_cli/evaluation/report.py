@@ -16,7 +16,7 @@ from rich.text import Text
 from irn_cli.cluster import Throughput, WorkersChanged
 from irn_cli.console import counting_bar, plain_table, show_number, show_pair, wide_console
 from irn_cli.device import resolve_device, resolve_precision
-from irn_cli.errors import one_line
+from irn_cli.errors import mentions, one_line
 from irn_cli.evaluation.dataset import DataSet
 from irn_cli.evaluation.methods import Method
 from irn_cli.evaluation.published import comparison, picture_counts, remarks
@@ -98,7 +98,7 @@ def collect(rows: Iterable[Score | Failure | WorkersChanged], told: dict[str, An
                 continue
             failures.append(row)
             reason = row.error
-            if row.method or row.name not in reason:
+            if row.method or not mentions(reason, row.name):
                 reason = f"{row.dataset}/{row.name}{f' ({row.method})' if row.method else ''}: {reason}"
             console.print(Text(f"irn: {one_line(reason)}"), soft_wrap=True)
     return Results(told, tuple(scores), tuple(failures))
@@ -128,7 +128,8 @@ def write_text(file: str, text: str, *, overwrite: bool = False) -> None:
     data = text.encode("utf-8", "backslashreplace")
     if file == "-":
         output = standard_output()
-        output.write(data.decode())
+        output.flush()
+        output.buffer.write(data)  # as a file has it, whatever the terminal's encoding
         output.flush()
         return
     with atomic_write(file, overwrite=overwrite) as stream:
