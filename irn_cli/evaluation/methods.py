@@ -17,7 +17,7 @@ from irn_cli.errors import InputError, UsageError
 from irn_cli.evaluation.codec import CodecName, encode_within
 from irn_cli.evaluation.dataset import Original, unambiguous
 from irn_cli.evaluation.matching import Folder
-from irn_cli.evaluation.upscaler import Upscaler, load_upscaler
+from irn_cli.evaluation.upscaler import SuperResolutionNetwork, load_upscaler
 from irn_cli.image import read
 from irn_cli.paths import byte_count, is_directory, to_path
 from irn_cli.picture import Picture
@@ -196,22 +196,22 @@ class SuperResolution:
     """Bicubic small pictures, made large by a network."""
 
     name: str
-    upscaler: Upscaler
+    network: SuperResolutionNetwork
     draws = False
     busy = True
 
     @property
     def scale(self) -> int:
-        return self.upscaler.scale
+        return self.network.scale
 
     @property
     def facts(self) -> dict[str, Any]:
         return {
             "kind": "upscaler",
-            "parameters": self.upscaler.parameters,
-            "weights_hash": self.upscaler.hash,
-            "architecture": self.upscaler.architecture,
-            "tile": self.upscaler.tile,
+            "parameters": self.network.parameters,
+            "weights_hash": self.network.hash,
+            "architecture": self.network.architecture,
+            "tile": self.network.tile,
         }
 
     def downscale(self, original: Original) -> Small:
@@ -219,7 +219,7 @@ class SuperResolution:
 
     def upscale(self, small: Small, *, seed: int, temperature: float, sample: int) -> Picture:
         assert small.picture
-        return Picture(self.upscaler(small.picture.pixels), mode=small.picture.mode)
+        return Picture(self.network(small.picture.pixels), mode=small.picture.mode)
 
 
 class Remembered:
@@ -341,6 +341,6 @@ def load_methods(
     rescalers = [Rescaler(model, device, precision, memory) for model in loaded]
     networks = [Network(name, rescaler) for name, rescaler in zip(names, rescalers, strict=False)]
     refined = [Network(f"{one.name} + {refine}", one.rescaler, refine) for one in networks if refine]
-    enlarged = [SuperResolution(n, upscaler) for n, upscaler in zip(names[len(networks) :], enlargers, strict=False)]
+    enlarged = [SuperResolution(name, one) for name, one in zip(names[len(networks) :], enlargers, strict=False)]
     interpolated = [Baseline(name, at) for name in plain]
     return [*networks, *refined, *enlarged, *interpolated, *given, *(Codec(name, at) for name in codecs)]

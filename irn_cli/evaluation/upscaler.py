@@ -33,7 +33,7 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
-class Upscaler:
+class SuperResolutionNetwork:
     """A network that makes a small picture `scale` times larger."""
 
     architecture: str
@@ -73,7 +73,7 @@ def _stretches(length: int, step: int) -> Iterator[tuple[slice, int, int]]:
         yield slice(start, stop), max(start - _OVERLAP, 0), min(stop + _OVERLAP, length)
 
 
-def load_upscaler(path: Path, device: str = "auto", memory: str | int | None = None) -> Upscaler:
+def load_upscaler(path: Path, device: str = "auto", memory: str | int | None = None) -> SuperResolutionNetwork:
     """Load a network, whose architecture is known by its weights.
 
     Args:
@@ -118,7 +118,7 @@ def load_upscaler(path: Path, device: str = "auto", memory: str | int | None = N
         raise DeviceError(f"{path}: {error}") from error
     whole = found.tiling is spandrel.ModelTiling.INTERNAL
     parameters = sum(parameter.numel() for parameter in found.model.parameters())
-    return Upscaler(name, found.scale, parameters, digest, found, where, None if whole else tile)
+    return SuperResolutionNetwork(name, found.scale, parameters, digest, found, where, None if whole else tile)
 
 
 def _available(device: torch.device) -> int:
