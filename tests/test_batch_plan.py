@@ -169,6 +169,8 @@ def test_a_result_keeps_its_name_when_another_file_of_that_name_comes(tmp_path: 
     assert names("a.jpg", output=str(tmp_path / "a_down4.png")) == ["a_down4.png"]  # which is asked for
     assert names("a.PNG") == ["a_down4.png"]  # renamed
     assert names("a.PNG", "a.png") == ["a_png_down4.png", "a_down4.png"]
+    made_from("caf\u00e9.png", "cafe\u0301_down4.png")
+    assert names("cafe\u0301.png") == ["cafe\u0301_down4.png"]  # copied by a Mac
     made_from("a_jpg.tif", "a_jpg_down4.png")
     assert names("a.jpg", "a.png") == [Code.NAME_TAKEN, "a_down4.png"]
     made_from("", "a_down4.png")  # it does not remember

@@ -49,6 +49,12 @@ def test_single_methods_of_other_names_are_compared() -> None:
     assert (change.method, change.other, change.difference, change.low) == ("one", "two", 1.0, None)
 
 
+def test_accents_may_be_written_in_either_way() -> None:
+    comparison = compare(found({"caf\u00e9.png": 1.0}), found({"cafe\u0301.png": 2.0}))
+    assert comparison.changes[0].difference == 1.0
+    assert comparison.remarks == ()
+
+
 def test_what_else_differs_is_told() -> None:
     after = found({"a": 1.0, "z": 2.0}, seed=7, versions={"torch": "2.13"})
     after["protocol"]["methods"] = [{"name": "m", "weights_hash": "bb"}, {"name": "n"}]

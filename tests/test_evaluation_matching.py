@@ -43,6 +43,20 @@ def test_a_suffix_may_be_part_of_the_original_name(tmp_path: Path) -> None:
     assert Folder(folder(tmp_path, "img_x4_SR.png"), 4).find("img_x4.png") == tmp_path / "img_x4_SR.png"
 
 
+def test_accents_may_be_written_in_either_way(tmp_path: Path) -> None:
+    composed, apart = "caf\u00e9", "cafe\u0301"  # as most systems have it, and as a Mac's archives do
+    found = Folder(folder(tmp_path, f"{apart}/{apart}_x4.png", f"b{composed}.png"), 4)
+    assert found.find(f"{composed}.png", composed) == tmp_path / apart / f"{apart}_x4.png"
+    assert found.find(f"b{apart}.png") == tmp_path / f"b{composed}.png"
+
+
+def test_data_sets_of_one_name_are_looked_for_by_their_paths(tmp_path: Path) -> None:
+    results = Folder(folder(tmp_path / "results", "one/Set5/baby.png", "two/Set5/baby.png"), 4)
+    assert results.find("baby.png", "two/Set5") == tmp_path / "results" / "two" / "Set5" / "baby.png"
+    lone = Folder(folder(tmp_path / "lone", "baby.png"), 4)
+    assert lone.find("baby.png", str(folder(tmp_path / "data" / "Set5", "baby.png"))) == tmp_path / "lone" / "baby.png"
+
+
 def test_doubled_pictures_are_named(tmp_path: Path) -> None:
     found = Folder(folder(tmp_path, "baby.png", "baby_x4.png"), 4)
     with pytest.raises(InputError, match=r"expected one picture for baby\.png in .*, found baby\.png, baby_x4\.png"):

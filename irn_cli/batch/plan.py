@@ -1,6 +1,7 @@
 """What each input of a batch becomes: a job to do, or an outcome where that is clear before anything runs."""
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -211,10 +212,18 @@ class _Names:
         return next((f"{target} is made from {name}" for target, name in others), "")
 
     def _differ(self, source: Input, original: str, name: str) -> bool:
-        """Whether a name is another original's; one that differs only in case is the original's own, renamed."""
-        if name.casefold() == original.casefold():
+        """Whether a name is another original's; one that differs only in case, or in how accents are written, is not.
+
+        It is the original's own, renamed, unless there is an input of that name.
+        """
+        if _spelled(name) == _spelled(original):
             return name != original and self._identity(source.path.with_name(name)) in self._users
         return bool(name)
+
+
+def _spelled(name: str) -> str:
+    """A name as systems take it that tell neither case nor ways to write an accent apart."""
+    return unicodedata.normalize("NFC", name.casefold())
 
 
 def _made_from(target: Path) -> str:

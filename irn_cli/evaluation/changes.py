@@ -6,6 +6,7 @@ cancels out, and resampling the pictures says how much their choice matters (Efr
 
 import json
 import statistics
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,10 +103,10 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
     pairs = [(name, name) for name in names[0] if name in names[1]]
     if len(names[0]) == len(names[1]) == 1:
         pairs = [(names[0][0], names[1][0])]
-    rows = [{(row["method"], row["dataset"], row["name"]): row for row in f["pictures"]} for f in (before, after)]
+    rows = [{_key(row): row for row in found["pictures"]} for found in (before, after)]
     keys = [{metric["key"] for metric in found["protocol"]["metrics"]} for found in (before, after)]
     metrics = [metric for metric in before["protocol"]["metrics"] if metric["key"] in keys[1]]
-    datasets = dict.fromkeys(row["dataset"] for row in before["pictures"])
+    datasets = dict.fromkeys(dataset for _, dataset, _ in rows[0])
     changes: list[Change] = []
     for dataset in datasets:
         for method, other in pairs:
@@ -117,6 +118,12 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
             found = (_change(dataset, method, other, metric, both) for metric in (*metrics, *_SMALL))
             changes.extend(change for change in found if change)
     return Comparison(tuple(changes), tuple(_remarks(before, after, pairs, rows)))
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What a row is found by: method, data set and picture, however a system writes these two's accents."""
+    dataset, name = (unicodedata.normalize("NFC", row[key]) for key in ("dataset", "name"))
+    return row["method"], dataset, name
 
 
 def _change(

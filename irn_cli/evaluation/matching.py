@@ -1,6 +1,7 @@
 """Which picture of a folder belongs to which original, by their names."""
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -9,7 +10,7 @@ from typing import Literal
 from irn_cli.errors import InputError, UsageError
 from irn_cli.formats.known import unreadable
 from irn_cli.inputs import walk
-from irn_cli.paths import below, is_directory, require_folder
+from irn_cli.paths import below, require_folder
 
 Kind = Literal["restored", "small"]
 
@@ -49,10 +50,13 @@ class Folder:
         suffix = re.compile(rf"(?:_?x{n}|_(?:{words}){own})$", re.IGNORECASE)
         self.pictures = tuple(path for path in walk(directory) if not unreadable(path))
         self._found: dict[str, list[PurePosixPath]] = defaultdict(list)
+        self._paths: dict[PurePosixPath, Path] = {}
         for path in self.pictures:
-            place = PurePosixPath(below(path, directory).as_posix())
+            place = _place(below(path, directory).as_posix())
+            self._paths[place] = path
             for stem in _stems(place.stem, suffix):
                 self._found[stem].append(place)
+        self._folders = {parent for place in self._paths for parent in place.parents}
         if not self._found:
             raise UsageError(f"no pictures in {directory}")
 
@@ -66,11 +70,10 @@ class Folder:
         Raises:
             InputError: there is none, or more than one.
         """
-        original = PurePosixPath(name)
+        original, folder = _place(name), _place(dataset)
         found: Sequence[PurePosixPath] = self._found.get(original.stem, [])
-        if dataset and is_directory(self.directory / dataset):
-            inside = [path for path in found if path.parts[0] == dataset]
-            original, found = PurePosixPath(dataset) / original, inside
+        if folder in self._folders:
+            original, found = folder / original, [path for path in found if path.is_relative_to(folder)]
         found = [path for path in found if path.parent == original.parent] or found
         if original in found and all(path.stem == original.stem for path in found):
             found = [original]  # the others are further originals, told apart by their formats
@@ -80,7 +83,12 @@ class Folder:
             raise InputError(f"no picture for {name} in {self.directory}{near}")
         if len(found) > 1:
             raise InputError(f"expected one picture for {name} in {self.directory}, found {', '.join(map(str, found))}")
-        return self.directory / str(found[0])
+        return self._paths[found[0]]
+
+
+def _place(path: str) -> PurePosixPath:
+    """A path within a folder; a Mac may have written its accents in another way than the originals'."""
+    return PurePosixPath(unicodedata.normalize("NFC", path))
 
 
 def _stems(stem: str, suffix: re.Pattern[str]) -> list[str]:
