@@ -72,7 +72,7 @@ class TensorFormat:
         except FileNotFoundError:
             raise self.error(f"no such file: {path}") from None
         except SafetensorError as error:
-            raise self.error(_pointer(path) or f"{path} is not a complete safetensors file: {error}") from error
+            raise self.error(lfs_pointer(path) or f"{path} is not a complete safetensors file: {error}") from error
         except OSError as error:
             raise self.error(f"cannot read {path}: {error.strerror or error}") from error
 
@@ -91,7 +91,7 @@ def _require_readable(path: Path) -> None:
         pass
 
 
-def _pointer(path: str | os.PathLike[str]) -> str:
+def lfs_pointer(path: str | os.PathLike[str]) -> str:
     """What to do about a file that Git left as a pointer to the real one; empty if it is not one."""
     with open_file(to_path(path)) as stream:
         is_pointer = stream.read(40).startswith(b"version https://git-lfs.github.com/spec/")
@@ -122,7 +122,7 @@ def read_state_dict(path: Path) -> "dict[str, Tensor]":
         raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # unpicklers of foreign bytes raise nearly anything
         told = f"{path} is not a file of plain tensors, and is not loaded"
-        raise WeightsError(_pointer(path) or told) from error
+        raise WeightsError(lfs_pointer(path) or told) from error
     if isinstance(state, Mapping):
         state = next((state[name] for name in _NESTED if isinstance(state.get(name), Mapping)), state)
     if not isinstance(state, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):

@@ -331,7 +331,11 @@ def test_an_upscaler_that_is_none_is_one_line(irn_eval: Callable[..., Ran]) -> N
     need_torchvision()
     pytest.importorskip("spandrel")
     Path("up.pth").write_bytes(b"nothing")
-    ran = irn_eval("--data", "set", "--upscaler", "up.pth")
+    wanted = ("--json", "out.json", "--csv", "out.csv", "--report", "out.html")
+    ran = irn_eval("--data", "set", "--upscaler", "up.pth", *wanted)
     assert (ran.status, ran.out) == (1, "")
-    assert ran.err.startswith("irn: up.pth is not a network that spandrel knows (")
+    assert ran.err.startswith("irn: up.pth is damaged, or not a network that spandrel knows (")
     assert len(ran.err.splitlines()) == 1
+    ran = irn_eval("--data", "set", "--upscaler", "absent.pth", *wanted)
+    assert ran == (2, "", "irn: no weights file absent.pth\n")
+    assert not list(Path().glob("out.*"))

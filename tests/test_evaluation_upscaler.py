@@ -2,8 +2,12 @@
 
 import hashlib
 import importlib
+import io
+import os
 import pickle
+import re
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import nn
 
 from irn_cli.errors import DeviceError, InputError, UsageError
@@ -112,37 +116,97 @@ def test_small_pictures_are_bicubic_and_the_row_is_measured(weights: Path, tmp_p
         assert row.seconds
 
 
-def save(path: Path, network: nn.Module) -> Path:
-    torch.save(network.state_dict(), path)
-    return path
+def zipped() -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("readme.txt", "nothing")
+    return stream.getvalue()
+
+
+def saved(value: object) -> bytes:
+    stream = io.BytesIO()
+    torch.save(value, stream)
+    return stream.getvalue()
+
+
+def with_nan() -> dict[str, torch.Tensor]:
+    state = compact().state_dict()
+    state["body.0.bias"] = state["body.0.bias"] * torch.nan
+    return state
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+DAMAGED = r" is damaged, or not a network that spandrel knows \(.+\)$"
+UNKNOWN = " is not a network of any architecture that spandrel knows$"
+POINTER = " is only a pointer to a file in Git LFS: `git lfs pull` fetches the file$"
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: path, r"cannot read .*up\.pth: No such file"),
-        (lambda path: path.write_bytes(b"nothing"), r"up\.pth is not a network that spandrel knows"),
-        (lambda path: torch.save({"a": torch.zeros(3)}, path), r"up\.pth is not a network that spandrel knows"),
-        (lambda path: path.write_bytes(pickle.dumps(print)), r"up\.pth is not a network that spandrel knows"),
+        (lambda: b"", DAMAGED),
+        (lambda: b"nothing", DAMAGED),
+        (lambda: b"<!DOCTYPE html><html>Quota exceeded</html>", DAMAGED),
+        (lambda: LFS, POINTER),
+        (lambda: pickle.dumps("a text"), DAMAGED),
+        (lambda: pickle.dumps(print), DAMAGED),
+        (zipped, DAMAGED),
+        (lambda: saved("a text"), DAMAGED),
+        (lambda: saved(nn.Conv2d(3, 3, 1)), DAMAGED),
+        (lambda: saved(compact().state_dict())[:5000], DAMAGED),
+        (lambda: saved({**compact().state_dict(), "body.0.weight": torch.zeros(8, 3, 1, 1)}), DAMAGED),
+        (lambda: saved({"a": torch.zeros(3)}), UNKNOWN),
         (
-            lambda path: save(path, compact(1)),
-            r"up\.pth is RealESRGAN Compact for restoration; expected a",
+            lambda: saved(compact(1).state_dict()),
+            r": expected .* enlarges pictures, found RealESRGAN Compact \(Restoration\)$",
         ),
         (
-            lambda path: save(path, compact(num_in_ch=1, num_out_ch=1)),
-            r"up\.pth: expected a network of RGB pictures, RealESRGAN Compact takes 1 channels",
+            lambda: saved(compact(num_in_ch=1, num_out_ch=1).state_dict()),
+            ": expected a network of RGB pictures, RealESRGAN Compact takes 1 channels$",
         ),
+        (lambda: saved(with_nan()), r": tensor body\.0\.bias holds NaN or infinity$"),
     ],
 )
-def test_what_is_no_upscaler_is_one_line(tmp_path: Path, make: Callable[[Path], Any], message: str) -> None:
-    make(tmp_path / "up.pth")
-    with pytest.raises(InputError, match=message) as caught:
-        load_upscaler(tmp_path / "up.pth", "cpu")
+def test_what_is_no_upscaler_is_one_line(tmp_path: Path, make: Callable[[], bytes], message: str) -> None:
+    path = tmp_path / "up.pth"
+    path.write_bytes(make())
+    assert_one_line(path, message)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: b"", DAMAGED),
+        (lambda: b"nothing", DAMAGED),
+        (lambda: LFS, POINTER),
+        (zipped, DAMAGED),
+        (lambda: save(compact().state_dict())[:-100], DAMAGED),
+        (lambda: save({"a": torch.zeros(3)}), UNKNOWN),
+    ],
+)
+def test_nor_is_such_a_safetensors_file(tmp_path: Path, make: Callable[[], bytes], message: str) -> None:
+    path = tmp_path / "up.safetensors"
+    path.write_bytes(make())
+    assert_one_line(path, message)
+
+
+def assert_one_line(path: Path, message: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(str(path))}{message}") as caught:
+        load_upscaler(path, "cpu")
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < len(str(path)) + 300
+
+
+@pytest.mark.parametrize("make", [lambda path: None, Path.mkdir, lambda path: path.symlink_to("nowhere"), os.mkfifo])
+def test_what_is_no_file_is_wrong_usage(tmp_path: Path, make: Callable[[Path], Any]) -> None:
+    make(tmp_path / "up.pth")
+    with pytest.raises(UsageError, match=r"^no weights file .*up\.pth$"):
+        load_upscaler(tmp_path / "up.pth", "cpu")
 
 
 def test_another_scale_is_named(weights: Path, tmp_path: Path) -> None:
-    two = save(tmp_path / "two.pth", compact(2))
+    two = tmp_path / "two.pth"
+    torch.save(compact(2).state_dict(), two)
     with pytest.raises(UsageError, match=rf"expected methods of one scale: {weights} is 4x, {two} is 2x"):
         load_methods([], upscalers=[weights, two], device="cpu")
     with pytest.raises(UsageError, match=rf"expected methods of one scale, 4x: {two} is 2x"):

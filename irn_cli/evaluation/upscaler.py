@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from irn_cli.device import ieee_float32, resolve_device
 from irn_cli.errors import DeviceError, InputError, UsageError
 from irn_cli.hardware import parse_memory, usable_memory
-from irn_cli.paths import require_file
+from irn_cli.tensors import lfs_pointer
 
 _OVERLAP = 32  # small pixels that a tile sees beyond its own, to each side
 _PROBE = 64  # side of the picture on which a network's need of memory is measured, small pixels
@@ -82,8 +83,8 @@ def load_upscaler(path: Path, device: str = "auto", memory: str | int | None = N
         memory: most bytes to use on the device, or a text such as `2GB`; None is half of what there is.
 
     Raises:
-        UsageError: spandrel is not installed, or cannot be loaded.
-        InputError: the file cannot be read, or is no network that enlarges RGB pictures.
+        UsageError: spandrel is not installed, or cannot be loaded; or there is no such file.
+        InputError: the file cannot be read, is damaged, or is no network that enlarges RGB pictures.
         DeviceError: no such device, or too little memory for the smallest tile.
     """
     where = resolve_device(device)
@@ -94,23 +95,22 @@ def load_upscaler(path: Path, device: str = "auto", memory: str | int | None = N
             f"--upscaler needs spandrel and the torchvision that belongs to this torch; "
             f"pip install 'irn-cli[spandrel]' brings both ({error})"
         ) from error
+    digest = _file_hash(path)
     try:
-        require_file(path)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
         found = spandrel.ModelLoader(where).load_from_file(path)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except spandrel.UnsupportedModelError as error:
+        raise InputError(f"{path} is not a network of any architecture that spandrel knows") from error
     except Exception as error:  # whatever an unpickler, safetensors or an architecture stumbles over
-        reason = str(error).strip().splitlines()
-        raise InputError(
-            f"{path} is not a network that spandrel knows ({reason[0] if reason else type(error).__name__})"
-        ) from error
+        reason = shorten(str(error) or type(error).__name__, 200)
+        raise InputError(f"{path} is damaged, or not a network that spandrel knows ({reason})") from error
     name = found.architecture.name
     if not isinstance(found, spandrel.ImageModelDescriptor) or found.scale == 1:
-        raise InputError(f"{path} is {name} for {found.purpose.lower()}; expected a network that enlarges pictures")
+        raise InputError(f"{path}: expected a network that enlarges pictures, found {name} ({found.purpose})")
     if (found.input_channels, found.output_channels) != (3, 3):
         raise InputError(f"{path}: expected a network of RGB pictures, {name} takes {found.input_channels} channels")
+    for tensor, values in found.model.state_dict().items():
+        if not torch.isfinite(values).all():
+            raise InputError(f"{path}: tensor {tensor} holds NaN or infinity")
     budget = (parse_memory(memory) if isinstance(memory, str) else memory) or _available(where) // 2
     try:
         tile = _tile(found.model, found, where, budget)
@@ -119,6 +119,18 @@ def load_upscaler(path: Path, device: str = "auto", memory: str | int | None = N
     whole = found.tiling is spandrel.ModelTiling.INTERNAL
     parameters = sum(parameter.numel() for parameter in found.model.parameters())
     return SuperResolutionNetwork(name, found.scale, parameters, digest, found, where, None if whole else tile)
+
+
+def _file_hash(path: Path) -> str:
+    if not path.is_file():
+        raise UsageError(f"no weights file {path}")
+    try:
+        if told := lfs_pointer(path):
+            raise InputError(told)
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _available(device: torch.device) -> int:
