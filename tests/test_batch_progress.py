@@ -158,6 +158,18 @@ def test_at_80_columns_the_bar_is_one_line_and_lines_break_between_words(
     assert {"40x30", "10x8,", "31.25", "30.75"} <= set(shown.replace("(", "").split())
 
 
+def test_no_line_breaks_within_a_figure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    whole = ["40x30 -> 10x8", "113 kB -> 26 kB", "31.25 dB", "2.0 MB", "1.3 s"]
+    for width in range(20, 100):
+        monkeypatch.setenv("COLUMNS", str(width))
+        follow(events(replace(DONE, source=Path("日本/a 4"))), 1)
+        shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+        assert max(map(cell_len, shown.splitlines())) <= width
+        assert [figure for figure in whole if figure not in shown] == []
+        assert "\ue000" not in shown
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 @pytest.mark.parametrize(
     ("total", "note", "workers"),

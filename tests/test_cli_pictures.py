@@ -520,6 +520,8 @@ def test_artifacts(run: Run, tmp_path: Path, tiny_model: Callable[..., IRN]) -> 
     ended(run(command), 0, told="warning: coloured blotch in the small picture at x")
     Path("a_down4.png").unlink()
     ended(run(f"{command} --on-artifact fail"), 1, told="failed: coloured blotch")
+    told = ended(run(f"{command} --min-psnr 99"), 1, told="below 99 dB: not written").stderr
+    assert "blotch" not in told  # there is no such small picture
     assert files() == ["a.png"]
     ended(run(f"{command} --on-artifact bicubic"), 0, told="bicubic picture blended in there")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
+from rich.text import Text
 
 from irn_cli.batch.jobs import Outcome
 from irn_cli.batch.shares import Shares
@@ -28,6 +30,8 @@ _NAME = 24  # columns at most, for the name of the picture at hand
 _LEAST_NAME = 12  # columns that it must have, else what stands beside it gives way
 _RATE = 20  # columns at least, for what stands beside it
 _BAR = 6  # columns at least
+_WITHIN_FIGURES = re.compile(r"(?<=\d) (?=(?:bytes|[kMG]B|dB|s|min|h)\b)|(?<=[\dB]) (?=-> \d)|(?<=[\dB] ->) (?=\d)")
+_JOINT = "\ue000"  # for a space at which no line may break; names do not have it (`one_line`)
 # What is said of many that are skipped, where the reason of each is about its own files.
 _SKIPPED = {
     Code.EXISTS: "their outputs exist",
@@ -98,7 +102,7 @@ class _Display:
         self._skipped: dict[str, list[Outcome]] = {}  # by what is said of them together
         self._bytes = [0, 0]  # read and written, of the pictures that are done
         self._console = Console(stderr=True, markup=False, highlight=False)
-        self._console.soft_wrap = not self._console.is_terminal  # there lines break between words, elsewhere not at all
+        self._console.soft_wrap = not self._console.is_terminal  # elsewhere lines do not break
         self.bar = Progress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True)),
             BarColumn(None, table_column=Column(ratio=1, min_width=_BAR)),
@@ -193,6 +197,9 @@ class _Display:
         self._say(told)
 
     def _say(self, line: str, style: str | None = None) -> None:
+        if self._console.is_terminal:  # lines break between words, but not between a number and its unit
+            joined = Text(_WITHIN_FIGURES.sub(_JOINT, line)).wrap(self._console, self._console.width)
+            line = "\n".join(part.plain for part in joined).replace(_JOINT, " ")
         self._console.print(line, style=style)
 
 

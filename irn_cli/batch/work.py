@@ -112,6 +112,7 @@ class Downscaler:
             if self.min_psnr is not None and fidelity.luma < self.min_psnr:
                 reason = f"it restores at {fidelity.luma:.2f} dB, below {self.min_psnr:g} dB"
                 if not self.keep:
+                    yield replace(result, warnings=picture.warnings)  # those about a small picture that will not be
                     raise InputError(f"{reason}: not written", Code.LOW_PSNR)
                 result = replace(result, warnings=(*result.warnings, f"{reason}: kept anyway"))
                 yield result
