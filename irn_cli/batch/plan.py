@@ -164,11 +164,10 @@ def _renamed(item: Job, source: Input, decide: Decide, reason: str, names: "_Nam
     if isinstance(another, Outcome):
         return another
     if another.targets == item.targets:  # -o names the file, or --name is without {stem}
-        use = names.use(item)
-        if use.endswith(" becomes"):
+        if names.is_input(item):
+            raise UsageError(f"{item.source} would be replaced: {reason}")
+        if use := names.use(item):
             raise UsageError(f"{use}, and {item.source} too: put {{stem}} into --name")
-        if use:
-            raise UsageError(f"{item.source} would be replaced: {use}")
         return item
     if names.use(another) or names.earlier_use(another, source):
         return Outcome(item.source, "failed", Code.NAME_TAKEN, f"{reason}: give this one another -o")
@@ -182,7 +181,8 @@ class _Names:
     def __init__(self, plan: Sequence[Job | Outcome]) -> None:
         jobs = [item for item in plan if isinstance(item, Job)]
         self._identity = identifier()
-        self._users = {place: "an input" for item in jobs if item.source != STREAM for place in self._places(item)}
+        self._inputs = {place for item in jobs if item.source != STREAM for place in self._places(item)}
+        self._results: dict[Path, Path] = {}  # and the input of each
         self._made_from = cache(_made_from)
         targets = [target for item in jobs for target in item.targets]
         map_paths(self._made_from, targets, remote=any(map(is_remote, targets)))
@@ -194,12 +194,20 @@ class _Names:
 
     def claim(self, item: Job) -> None:
         """Give a job its targets' names."""
-        self._users.update((self._identity(target), f"what {item.source} becomes") for target in item.targets)
+        self._results.update((self._identity(target), item.source) for target in item.targets if target != STREAM)
 
     def use(self, item: Job) -> str:
         """What one of a job's targets is in this run already, and for whom; empty if nothing."""
-        used = ((target, self._users.get(self._identity(target))) for target in item.targets if target != STREAM)
-        return next((f"{target} is {use}" for target, use in used if use), "")
+        for target in item.targets:
+            if (place := self._identity(target)) in self._inputs:
+                return f"{target} is an input"
+            if place in self._results:
+                return f"{target} is what {self._results[place]} becomes"
+        return ""
+
+    def is_input(self, item: Job) -> bool:
+        """Whether one of a job's targets is an input."""
+        return not self._inputs.isdisjoint(map(self._identity, item.targets))
 
     def earlier_use(self, item: Job, source: Input) -> str:
         """What one of a job's targets is, if an earlier run made it from another original; empty if not."""
@@ -217,7 +225,7 @@ class _Names:
         It is the original's own, renamed, unless there is an input of that name.
         """
         if _spelled(name) == _spelled(original):
-            return name != original and self._identity(source.path.with_name(name)) in self._users
+            return name != original and self._identity(source.path.with_name(name)) in self._inputs
         return bool(name)
 
 
