@@ -300,6 +300,14 @@ def test_a_stripped_small_picture_is_restored_by_its_mark(run: Run, monkeypatch:
     ended(run("upscale a_down2.png"), 0, told=told)
     assert np.array_equal(read("a_up2.png").pixels, read("a.png").pixels)
     ended(run("upscale a_down2.png -s 4 --force"), 1, told="irn made it 2 times smaller, not 4")
+    Path("a_down2.png").rename("c.png")  # now the mark alone tells the factor
+    ended(run("upscale c.png --name {stem}x{scale}{suffix}"), 0, told="c.png -> cx2.png (129x128 -> 258x255")
+    row = json.loads(run("upscale c.png -m irn-x2 --json").stdout)
+    assert (row["status"], row["outputs"]) == ("done", ["c_up2.png"])
+    assert json.loads(run("upscale c.png --skip-existing --dry-run --json").stdout)["existing"] == 1
+    ended(run("upscale c.png --max-pixels 9"), 1, told="too large: 129x128")
+    ended(run("upscale - -o out", input=Path("out/a_down2.png").read_bytes()), 0, told="- -> out/-_up.png")
+    ended(run("upscale - -o out -s 2", input=Path("c.png").read_bytes()), 0, told="- -> out/-_up2.png")
     ended(run("downscale in -s 2 -o plain --no-mark"), 0)
     plain = read("plain/a_down2.png")
     assert 10 < np.count_nonzero(plain.pixels != small.pixels) <= 64

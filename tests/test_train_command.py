@@ -91,6 +91,22 @@ def test_a_dry_run_writes_nothing(train: Train, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("more", "rank", "told"), [((), "0", 1), (("-q",), "0", 0), ((), "1", 0)])
+def test_a_long_search_is_told_once(
+    train: Train, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], rank: str, told: int
+) -> None:
+    def takes_long() -> int:
+        time.sleep(0.2)
+        return 0
+
+    monkeypatch.setattr("irn_cli.commands.options._MOMENT", 0)
+    monkeypatch.setattr("irn_cli.train.job.sweep_cache", takes_long)
+    monkeypatch.setenv("RANK", rank)
+    result = train(*COMMON, "--dry-run", *more)
+    assert result.return_value == 0, result.exception
+    assert result.stderr.count("irn: finding and reading pictures ...\n") == told
+
+
 def test_the_scale_decides_what_differs_by_it(train: Train, tmp_path: Path) -> None:
     save_model(tmp_path / "x2.safetensors", make_tiny_model(2))
     shipped = ["--data", str(PHOTOS), "--recipe", "irn-shipped", "--dry-run"]

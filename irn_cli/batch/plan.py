@@ -7,11 +7,12 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from irn_cli import mark
 from irn_cli.batch.jobs import Job, Outcome, failure
 from irn_cli.batch.outputs import Outputs
 from irn_cli.errors import Code, InputError, IrnError, UsageError
 from irn_cli.formats.known import FORMATS, FormatName, is_written, unreadable, without_suffix
-from irn_cli.image import peek
+from irn_cli.image import MAX_PIXELS, peek, read
 from irn_cli.inputs import STREAM, Input, identifier
 from irn_cli.latent import latent_path
 from irn_cli.paths import is_remote, map_paths, real_path
@@ -73,11 +74,18 @@ def plan_downscale(
 
 
 def plan_upscale(
-    inputs: Sequence[Input], outputs: Outputs, scale: int | None, *, samples: int, spread: bool
+    inputs: Sequence[Input],
+    outputs: Outputs,
+    scale: int | None,
+    *,
+    samples: int,
+    spread: bool,
+    max_pixels: int = MAX_PIXELS,
 ) -> list[Job | Outcome]:
     """Decide what each input becomes when it is made large; names as `plan_downscale`.
 
-    A restored picture is skipped; in directories also one without a record, unless a scale is given for such.
+    A restored picture is skipped; in directories also one without a record, unless a scale is given for such. One that
+    is named so that nothing tells its factor is decoded, for its mark.
 
     Raises:
         UsageError, InputError: as `plan_downscale`.
@@ -91,9 +99,11 @@ def plan_upscale(
         if source.header and not record and not source.header.damaged and not scale and not source.named:
             reason = "no record of irn: foreign, or stripped; --scale and --size restore it anyway"
             return Outcome(source.path, "skipped", Code.NO_RECORD, reason)
-        factor = record.scale if record else scale or _named_factor(source.path) or 4
+        known = record.scale if record else scale or _named_factor(source.path) or _marked_factor(source, max_pixels)
+        factor = known or 4
         stem = source.path.stem.removesuffix(f"_down{factor}")
-        called = outputs.called("{stem}_up{scale}{suffix}", f"{stem}{ending}", factor)
+        default = "{stem}_up{suffix}" if source.path == STREAM and not known else "{stem}_up{scale}{suffix}"
+        called = outputs.called(default, f"{stem}{ending}", factor)
         warnings: tuple[str, ...] = ()
         if outputs.original_names and isinstance(record, Record) and record.name:
             called = _original_name(record, ending, outputs.format)
@@ -127,6 +137,17 @@ def _named_factor(path: Path) -> int | None:
     """How many times smaller a picture is, as its name says."""
     found = re.search(r"_down([248])$", path.stem)
     return int(found[1]) if found else None
+
+
+def _marked_factor(source: Input, max_pixels: int) -> int | None:
+    """How many times smaller a picture is, as the mark in its pixels says."""
+    if _pixels(source) < mark.LEAST:
+        return None
+    try:
+        found = mark.find(read(source.path, max_pixels=max_pixels))
+    except IrnError:
+        return None  # its turn will show why
+    return found.scale if found else None
 
 
 def _are_many(inputs: Sequence[Input]) -> bool:

@@ -73,9 +73,9 @@ def debugging() -> bool:
 
 
 @contextmanager
-def searching(*, quiet: bool = False) -> Iterator[None]:
-    """Say that pictures are searched for, if that takes longer than a moment."""
-    told = threading.Timer(_MOMENT, click.echo, ["irn: searching for pictures ..."], {"err": True})
+def searching(doing: str = "searching for pictures", *, quiet: bool = False) -> Iterator[None]:
+    """Say what is being done, if it takes longer than a moment."""
+    told = threading.Timer(_MOMENT, click.echo, [f"irn: {doing} ..."], {"err": True})
     told.daemon = True
     if not quiet:
         told.start()

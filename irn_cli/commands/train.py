@@ -1,5 +1,6 @@
 """`irn train`."""
 
+import os
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from irn_cli.commands.options import (
     option,
     require_folders,
     require_weights,
+    searching,
 )
 from irn_cli.errors import UsageError
 from irn_cli.streams import standard_output
@@ -153,7 +155,9 @@ def _run(request: "Request", options: _Train) -> int:
     from irn_cli.train.recipe import recipe_toml
     from irn_cli.train.trainer import train
 
-    job = prepare(request)
+    first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes
+    with searching("finding and reading pictures", quiet=options.quiet or not first):
+        job = prepare(request)
     for line in (*(() if options.quiet else job.facts), *job.remarks) if job.step.process == 0 else ():
         click.echo(f"irn: {line}", err=True)
     if options.dry_run:

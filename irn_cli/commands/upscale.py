@@ -85,7 +85,14 @@ def upscale(options: _Upscale) -> int:
     inputs = find_inputs(options)
     if options.latent and len(inputs) != 1:
         raise UsageError(f"--latent belongs to one picture, but there are {len(inputs)}")
-    plan = plan_upscale(inputs, options.outputs(), options.scale, samples=options.samples, spread=options.spread)
+    plan = plan_upscale(
+        inputs,
+        options.outputs(),
+        options.scale,
+        samples=options.samples,
+        spread=options.spread,
+        max_pixels=options.max_pixels,
+    )
     return run_plan(plan, partial(_upscaler, options), options)
 
 
