@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from runpy import run_path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 from PIL import Image
@@ -131,12 +133,50 @@ def test_the_readmes_python_runs_as_pasted(workplace: Path) -> None:
     assert names["large"].size == (48, 64)
 
 
-def test_the_commands_that_need_other_peoples_weights_have_the_options_they_show() -> None:
+def table_1_commands() -> list[list[str]]:
+    """The arguments of every `irn eval` on the page."""
     lines = "".join(blocks(DOCS / "table-1.md", "sh")).replace("\\\n", " ").splitlines()
-    shown = [shlex.split(line) for line in lines if line.startswith("irn eval ")]
-    assert len(shown) > 5
-    for _, command, *arguments in shown:
-        irn.commands[command].make_context(command, arguments, **CONTEXT)
+    return [shlex.split(line)[2:] for line in lines if line.startswith("irn eval ")]
+
+
+def test_the_commands_that_need_other_peoples_weights_have_the_options_they_show() -> None:
+    assert len(table_1_commands()) > 5
+    for arguments in table_1_commands():
+        irn.commands["eval"].make_context("eval", arguments, **CONTEXT)
+
+
+# What the programs of Table 1 call what they make of baby.png; where a name is not here, baby.png too.
+WRITTEN = {
+    "EDSR": ("babyx4_x4_SR.png", ""),
+    "SAN": ("baby_SAN_x4.png", ""),
+    "RDN": ("baby_RDN_x4.png", ""),
+    "RCAN": ("baby_RCAN_x4.png", "baby_LRBI_x4.png"),
+    "CAR": ("baby_recon.png", "baby_down.png"),
+}
+
+
+@pytest.mark.parametrize("arguments", [one for one in table_1_commands() if "--upscaler" not in one], ids=" ".join)
+def test_other_peoples_pictures_are_found_where_the_page_says(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable[..., IRN]
+) -> None:
+    work = tmp_path / "program" / "code"
+    work.mkdir(parents=True)
+    monkeypatch.chdir(work)
+    monkeypatch.setattr("irn_cli.device.tune_allocator", lambda: None)
+    image = Image.fromarray(photo_like(64, 72))
+    given = list(pairwise(arguments))
+    for name in (value for option, value in given if option == "--data"):
+        Path(name).mkdir()
+        image.save(Path(name) / "baby.png")
+    for method, _, folders in (value.partition("=") for option, value in given if option == "--results"):
+        names, sizes = WRITTEN.get(method, ("baby.png", "baby.png")), ((72, 64), (18, 16))
+        for folder, name, size in zip(folders.split(","), names, sizes, strict=False):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            image.resize(size).save(Path(folder) / name)
+    for name in (value for option, value in given if option == "-m"):
+        torch.save(tiny_model(4).state_dict(), name)
+    result = CliRunner().invoke(irn, ["eval", *arguments, "-q"], standalone_mode=False)
+    assert (result.exception, result.return_value, result.stderr) == (None, 0, "")
 
 
 # What is generated ----------------------------------------------------------------------------------------------------

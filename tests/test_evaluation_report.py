@@ -135,6 +135,14 @@ def test_other_programs_are_known_by_a_word_of_their_names(name: str, expected: 
     assert counterpart({"kind": "results", "name": name}) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("irn-x4", "IRN"), ("irn-x4 + 10", "IRN"), ("irn-plus-x4", "IRN+"), ("IRN+_x4", "IRN+"), ("Plus", "IRN+")],
+)
+def test_models_are_held_against_irn_or_its_perceptual_sister(name: str, expected: str) -> None:
+    assert counterpart({"kind": "model", "name": name}) == expected
+
+
 def test_means_over_fewer_pictures_are_marked(capsys: pytest.CaptureFixture[str]) -> None:
     found = results(
         score("irn-x4", "Set5", "a.png", 36.0),

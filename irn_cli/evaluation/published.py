@@ -134,7 +134,7 @@ def _pair(cell: str) -> PsnrSsim | None:
 def counterpart(method: dict[str, Any]) -> str | None:
     """The published method that one of ours is to be held against."""
     if method["kind"] == "model":
-        return "IRN+" if "plus" in method["name"] else "IRN"
+        return "IRN+" if re.search(r"plus|irn\+", method["name"], re.IGNORECASE) else "IRN"
     if method["kind"] == "baseline":
         return "Bicubic & Bicubic" if method["name"] == "bicubic" else None
     words = re.split("[^a-z0-9]+", method["name"].lower())
