@@ -6,23 +6,27 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from irn_cli import IRN
 from irn_cli.cli import main
 from irn_cli.evaluation.methods import Baseline, Small
+from irn_cli.evaluation.upscaler import SuperResolutionNetwork
 from irn_cli.image import read, write
 from irn_cli.metrics import Metric
 from irn_cli.picture import Picture
 from irn_cli.rescale import Rescaler
 from irn_cli.weights import save_model, weights_hash
-from tests.helpers import need_torchvision
+from tests.helpers import ROOT, need_torchvision
 
 
 class Ran(NamedTuple):
@@ -325,6 +329,70 @@ def test_a_learned_metric_is_a_column(irn_eval: Callable[..., Ran], monkeypatch:
     }  # fmt: skip
     assert found["summary"][0]["lpips"] == pytest.approx(np.mean([row["lpips"] for row in found["pictures"]]))
     assert "lpips" in Path("all.csv").read_text().splitlines()[0]
+
+
+SCHEMA = jsonschema.Draft202012Validator(json.loads((ROOT / "docs" / "eval.schema.json").read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kinds"),
+    [
+        ("-m MODEL --baseline bicubic --baseline lanczos --baseline area", "model baseline baseline baseline"),
+        ("-m MODEL -m OTHER --baseline jpeg --baseline webp --baseline avif", "model model codec codec codec"),
+        ("-m MODEL --precision bf16 --samples 3 --seed -5 --temperature 0.5 --crop 0", "model"),
+        ("-m MODEL --precision fp32 --temperature 0 --refine 1 --memory 500MB", "model model"),
+        ("--baseline bicubic -s 8", "baseline"),
+        (
+            "--baseline area --results A=set --results B=same,small --baseline avif",
+            "baseline results results codec",
+        ),
+        ("--results Some=mixed,small --results Few=few --samples 2", "results results"),
+        ("--results Big=small", "results"),
+        ("--upscaler UP -m MODEL --metric lpips --metric dists", "model upscaler"),
+        ("--data other --data more/set --baseline area", "baseline"),
+        ("--data broken -m MODEL --baseline jpeg --metric lpips", "model codec"),
+    ],
+)
+def test_json_is_what_the_schema_says_whatever_is_asked_for(
+    irn_eval: Callable[..., Ran],
+    models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: str,
+    kinds: str,
+) -> None:
+    original = Image.open("set/a.png")
+    for folder in ("same", "few", "mixed", "small", "other", "more/set", "broken"):
+        Path(folder).mkdir(parents=True)
+    for name in ("a", "b"):
+        Image.open(f"set/{name}.png").crop((0, 0, 68, 64)).save(f"same/{name}.png")
+        original.crop((0, 0, 68, 64)).save(f"mixed/{name}.png")  # a's is a's, b's is not
+        original.crop((0, 0, 68, 64)).resize((17, 16)).save(f"small/{name}.png")
+    original.save("few/a.png")
+    original.convert("L").save("other/grey.png")
+    Image.new("RGB", (48, 48)).save("more/set/black.png")
+    Path("broken/a.png").write_bytes(b"nothing")
+    Image.new("RGB", (9, 9)).save("broken/tiny.png")
+
+    def load_metric(name: str) -> Metric:
+        return Metric(name, name.upper(), 4, False, lambda a, b, grey: float(np.abs(a.astype(float) - b).mean()))
+
+    monkeypatch.setattr("irn_cli.evaluation.learned.load_metric", load_metric)
+    upscaler = SuperResolutionNetwork(
+        "Nearest", 4, 12, "ab" * 32, partial(F.interpolate, scale_factor=4.0), torch.device("cpu"), 96
+    )
+    monkeypatch.setattr("irn_cli.evaluation.methods.load_upscaler", lambda *_: upscaler)
+    places = {"MODEL": models / "run1/weights.safetensors", "OTHER": models / "run2/weights.safetensors",
+              "UP": "up.pth"}  # fmt: skip
+    given = [str(places.get(word, word)) for word in arguments.split()]
+    ran = irn_eval("--data", "set", *given, "--json", "-", "-q")
+    found = json.loads(ran.out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    SCHEMA.validate(found)
+    assert [method["kind"] for method in found["protocol"]["methods"]] == kinds.split()
+    assert ran.status == bool(found["failures"])
+    assert len(found["pictures"]) + len(found["failures"]) >= 2 * len(kinds.split())
+    keys = {metric["key"] for metric in found["protocol"]["metrics"]}
+    assert all(keys <= set(row) for row in (*found["pictures"], *found["summary"]))
+    assert {row["method"] for row in found["summary"]} <= {method["name"] for method in found["protocol"]["methods"]}
 
 
 def test_an_upscaler_that_is_none_is_one_line(irn_eval: Callable[..., Ran]) -> None:

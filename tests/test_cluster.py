@@ -6,6 +6,7 @@ All of the driver is ours and real but for the actors: Ray's are replaced by one
 import json
 import os
 import pickle
+import re
 import signal
 import threading
 import time
@@ -252,9 +253,9 @@ def test_commands_do_and_say_what_one_machine_does(tmp_path: Path) -> None:
         assert measured.return_value == 1, measured.output
         files = [path for place in (name, f"{name}-large") for path in sorted((tmp_path / place).rglob("*.*"))]
         assert len(files) == 4
-        rows = [*map(json.loads, down.stdout.splitlines()), *json.loads(measured.stdout)["pictures"]]
+        text = down.stdout.replace(f"{name}/", "out/") + measured.stdout
         told[name] = (
-            json.dumps([{**row, "seconds": 0} for row in rows]).replace(f"{name}/", "out/") + measured.stderr,
+            re.sub(r'"(seconds|seconds_per_picture|date)": [^,\n]+', "", text) + measured.stderr,
             [path.read_bytes() for path in files],
         )
     assert told["ray"] == told["local"]
