@@ -133,6 +133,32 @@ def test_no_picture_without_its_kept_original(tmp_path: Path) -> None:
     assert not job.targets[0].exists()
 
 
+@pytest.mark.parametrize(("pixels", "changed"), [(12 * 16, 1), (SMALL + 1, 1), (SMALL + 1, 2)])
+def test_nothing_is_written_of_what_a_file_was_before_it_changed(tmp_path: Path, pixels: int, changed: int) -> None:
+    """It would be newer than the file, so that `--update` would never renew it."""
+    plan, reading = jobs(tmp_path, 4, pixels), threading.Event()
+
+    class Reading(Storage):
+        def read(self, job: Job) -> Picture:
+            picture = super().read(job)
+            if job is plan[changed]:
+                reading.set()
+            return picture
+
+    def change(job: Job) -> None:
+        if job is plan[1]:
+            assert reading.wait(30)  # ahead, if it is the next
+            write(plan[changed].source, Picture(photo_like(20, 16, 9)), overwrite=True)
+        if job is plan[3]:
+            job.source.unlink()  # what was made of it is all that there is
+
+    events = run(plan, doing(change), Reading(Outputs()), at_once=2)
+    outcomes = [event for event in events if isinstance(event, Outcome)]
+    told = f"{plan[changed].source} has changed since it was read: nothing is written; run irn again"
+    assert [outcome.reason for outcome in outcomes] == [told if number == changed else "" for number in range(4)]
+    assert [job.targets[0].exists() for job in plan] == [number != changed for number in range(4)]
+
+
 def test_outcomes_come_in_order_and_failures_with_them(tmp_path: Path) -> None:
     plan = jobs(tmp_path, 9)
 

@@ -20,11 +20,11 @@ import torch
 
 from irn_cli.batch.jobs import Job, Outcome, Result, failure
 from irn_cli.batch.outputs import check_output
-from irn_cli.batch.storage import Storage, Written, size_of
+from irn_cli.batch.storage import Stamp, Storage, Written, size_of, stamp_of
 from irn_cli.batch.work import Report, Work
 from irn_cli.canvas import HUGE
 from irn_cli.cluster import WorkersChanged
-from irn_cli.errors import Code
+from irn_cli.errors import Code, InputError
 from irn_cli.threads import TorchPool
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class _Pipeline:
         self._small = TorchPool(at_once, "irn-small", max(threads // at_once, 1))
         self._writers = ThreadPoolExecutor(_WRITERS, "irn-write")
         self._free = threading.Semaphore(_WRITERS)  # so that few pictures wait to be written
-        self._ahead: Future[Picture] | None = None  # the next large picture; the network's thread alone uses this
+        self._ahead: Future[tuple[Picture, Stamp]] | None = None  # of the next large picture; for the network's thread
         self._waiting: deque[Outcome | _InFlight] = deque()  # in the plan's order
         self._stopped = threading.Event()
         self._news: SimpleQueue[Progressed | None] = SimpleQueue()  # None: a thread has finished something
@@ -161,16 +161,18 @@ class _Pipeline:
                 flight.earlier = earlier
                 return
             report = self._progress(job, silent=small)
-            picture = reading.result() if reading else self._storage.read(job)
+            picture, stamp = reading.result() if reading else self._read(job)
             known: dict[str, Any] = {"input_size": picture.size[::-1], "input_bytes": size_of(job.source)}
             flight.result = Result(warnings=picture.warnings, **known)
             alone = max(picture.pixels.size // 3, following.pixels if following else 0) > HUGE
             if following and not small and not alone and not self._is_small(following):
-                self._ahead = self._reader.submit(self._storage.read, following)
+                self._ahead = self._reader.submit(self._read, following)
             for item in self._work(job, picture, report):
                 if isinstance(item, Result):
                     flight.result = replace(item, **known)
                     continue
+                if (now := stamp_of(job.source)) and now != stamp:
+                    raise InputError(f"{job.source} has changed since it was read: nothing is written; run irn again")
                 self._free.acquire()
                 writing = self._writers.submit(self._storage.store, item, job)
                 writing.add_done_callback(lambda _: self._free.release())
@@ -182,6 +184,10 @@ class _Pipeline:
             flight.error = error
         flight.seconds = time.perf_counter() - begin
         self._news.put(Progressed(job.source, 1.0))
+
+    def _read(self, job: Job) -> "tuple[Picture, Stamp]":
+        stamp = stamp_of(job.source)  # before it is read: a change in the middle of that is seen, too
+        return self._storage.read(job), stamp
 
     def _is_small(self, job: Job) -> bool:
         return self._at_once > 1 and 0 < job.pixels <= SMALL

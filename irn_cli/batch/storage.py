@@ -16,10 +16,12 @@ from irn_cli.files import atomic_write
 from irn_cli.image import MAX_PIXELS, read, write
 from irn_cli.inputs import STREAM
 from irn_cli.latent import latent_path
-from irn_cli.paths import byte_count, exists, remove, same_file
+from irn_cli.paths import byte_count, exists, is_remote, remove, same_file
 from irn_cli.picture import Picture
 from irn_cli.record import Record
 from irn_cli.streams import standard_input, standard_output
+
+Stamp = tuple[int, int] | None  # of a file: bytes, and nanoseconds
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,15 @@ def _removed(old: Path, new: Path) -> str:
     except OSError as error:
         return f"cannot remove {old}, which {new} replaces: {error.strerror or error}"
     return ""
+
+
+def stamp_of(source: Path) -> Stamp:
+    """What a change of a file changes; None where it is gone, or a store's, whose answer would take its time."""
+    with suppress(OSError):
+        if source != STREAM and not is_remote(source):
+            status = source.stat()
+            return status.st_size, status.st_mtime_ns
+    return None
 
 
 def size_of(source: Path) -> int | None:
