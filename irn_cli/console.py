@@ -44,10 +44,10 @@ def show_number(value: float | None, digits: int) -> str:
 
 
 def show_pair(pair: PsnrSsim | None, sign: str = "") -> str:
-    """`33.39 / 0.9123`; a hyphen where there is none."""
+    """`33.39 / 0.9123`; a hyphen where there is none, in place of SSIM as wide as that is."""
     if pair is None:
         return "-"
-    return f"{show_decibels(pair[0], sign)} / " + ("-" if pair[1] is None else f"{pair[1]:{sign}z.4f}")
+    return f"{show_decibels(pair[0], sign)} / " + (f"{'-':>6}" if pair[1] is None else f"{pair[1]:{sign}z.4f}")
 
 
 def show_decibels(value: float, sign: str = "") -> str:

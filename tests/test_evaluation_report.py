@@ -176,6 +176,32 @@ def test_figures_on_rgb_are_marked_and_no_difference_to_them_is_taken(capsys: py
     assert "* on RGB, not on Y" in out
 
 
+def test_marks_and_missing_figures_do_not_move_digits(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    long = "a data set with a long name"
+    found = results(
+        score("irn-x4", "DIV2K", "a.png", 36.0),
+        score("irn-x4", long, "a.png", 36.0),
+        Failure("DIV2K", "b.png", "irn-x4", "no memory"),
+        Failure(long, "b.png", "irn-x4", "no memory"),
+        *(score("bicubic", dataset, name, 28.0) for dataset in ("DIV2K", long) for name in ("a.png", "b.png")),
+    )
+    show(found)
+    head, *lines = capsys.readouterr().out.partition("\n\nsmall:")[0].splitlines()[1:]
+    own, difference, bicubic, *published = [
+        found for line in lines if (found := [*map(re.Match.start, re.finditer(" / ", line))])
+    ]
+    assert own == bicubic
+    assert len(own) == 2
+    assert difference == [own[0] - 1], "a sign is before the digits"
+    assert len(published) > 5, "among them TAD & TAU, whose SSIM is not known"
+    assert all(places == own[:1] for places in published)
+    assert f"{long} (2)" in head
+    assert len(head.rstrip()) == own[1] + len(" / 0.9000 (1)")
+
+
 def test_tables(found: Results, capsys: pytest.CaptureFixture[str]) -> None:
     show(found)
     out = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]

@@ -178,11 +178,16 @@ def to_csv(results: Results) -> str:
 
 
 def _main_table(results: Results) -> Table:
-    sets = picture_counts(results)
-    columns = (f"{name} ({pictures})" for name, pictures in sets.items())
-    table = plain_table(["method"], ["parameters", "s/picture", *columns])
+    rows = comparison(results)
+    heads = [f"{name} ({pictures})" for name, pictures in picture_counts(results).items()]
+    signs = ["+" if row.kind == "difference" else "" for row in rows]
+    columns = []
+    for k, head in enumerate(heads):
+        figures = [show_pair(row.pairs[k], sign) for row, sign in zip(rows, signs, strict=True)]
+        columns.append(_aligned(figures, [row.marks[k] for row in rows], len(head)))
+    table = plain_table(["method"], ["parameters", "s/picture", *heads])
     before = "measured"
-    for row in comparison(results):
+    for number, row in enumerate(rows):
         if row.kind == "published" and before != "published":
             table.add_row()
             table.add_row("as published:", style="dim")
@@ -190,11 +195,19 @@ def _main_table(results: Results) -> Table:
         name = {"measured": row.method, "difference": f"  against {row.method}", "published": row.method}[row.kind]
         parameters = f"{row.parameters / 1e6:.3g} M" if row.parameters else ""
         seconds = f"{row.seconds:.2f}" if row.seconds is not None else ""
-        sign = "+" if row.kind == "difference" else ""
         style = {"measured": "bold", "difference": "", "published": "dim"}[row.kind]
-        cells = [show_pair(pair, sign) + mark for pair, mark in zip(row.pairs, row.marks, strict=True)]
-        table.add_row(Text(name), parameters, seconds, *cells, style=style)
+        table.add_row(Text(name), parameters, seconds, *(column[number] for column in columns), style=style)
     return table
+
+
+def _aligned(figures: Sequence[str], marks: Sequence[str], least: int) -> Sequence[Text | str]:
+    """The cells of a column, at least so wide: figures that end in line, whatever mark stands behind one."""
+    room = max(map(len, marks))
+    if not room:
+        return figures
+    width = max(least - room, *map(len, figures))
+    # On the right, rich would strip the spaces that stand where a mark is missing.
+    return [Text(f"{figure:>{width}}{mark}", justify="left") for figure, mark in zip(figures, marks, strict=True)]
 
 
 def _small_table(results: Results) -> Table:
