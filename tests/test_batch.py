@@ -119,6 +119,56 @@ def test_few_wait_to_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert most[0] <= 5  # four are being encoded, and one waits
 
 
+def test_few_of_one_pictures_many_results_wait_to_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, held, most = [], threading.Event(), []
+    (job,) = jobs(tmp_path, 1)
+
+    def hold(*arguments: Any, **options: Any) -> tuple[str, ...]:
+        held.wait(30)
+        return write(*arguments, **options)
+
+    def work(job: Job, picture: Picture, progress: Progress) -> Iterator[Product | Result]:
+        for number in range(12):
+            begun.append(number)
+            yield Product(tmp_path / f"{number}_large.png", picture)
+
+    monkeypatch.setattr("irn_cli.batch.storage.write", hold)
+    threading.Timer(0.5, lambda: (most.append(len(begun)), held.set())).start()
+    (outcome,) = outcomes_of([job], work)
+    assert (outcome.status, len(outcome.outputs)) == ("done", 12)
+    assert most == [5]  # four are being encoded, and one waits
+
+
+def test_no_more_is_begun_than_whoever_asks_takes(tmp_path: Path) -> None:
+    begun: list[Job] = []
+    events = run(jobs(tmp_path, 20), doing(begun.append), STORAGE)
+    next(event for event in events if isinstance(event, Outcome))
+    time.sleep(0.5)
+    events.close()
+    assert len(begun) <= 6
+
+
+def test_small_pictures_do_not_tell_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(job: Job, picture: Picture, progress: Progress) -> Iterator[Product | Result]:
+        progress(0.5)
+        yield Product(job.targets[0], picture)
+
+    monkeypatch.setattr("irn_cli.batch.line._PAUSE", -1.0)
+    them = jobs(tmp_path, 2)
+    for at_once, shares in ((2, {0.0, 1.0}), (1, {0.0, 0.5, 1.0})):
+        plan = [replace(job, targets=(tmp_path / f"{at_once}{job.source.name}",)) for job in them]
+        events = run(plan, work, STORAGE, at_once=at_once)
+        assert {event.share for event in events if isinstance(event, Progressed)} == shares
+
+
+def test_a_reader_that_has_left_ends_the_batch(tmp_path: Path) -> None:
+    def leave(_: Job) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        outcomes_of(jobs(tmp_path, 3), doing(leave))
+
+
 def test_no_picture_without_its_kept_original(tmp_path: Path) -> None:
     (job,) = jobs(tmp_path, 1)
     latent = KeptOriginal(np.zeros((24, 32, 3), np.uint8), "")

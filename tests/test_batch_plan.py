@@ -33,7 +33,9 @@ def targets(plan: list[Job | Outcome]) -> list[list[str]]:
 
 def test_where_results_go() -> None:
     one, many = [found("a.jpg", named=True)], [found("x/a.jpg"), found("b.png")]
+    two = [found("a.jpg", named=True), found("b.jpg", named=True)]
     for inputs, output, expected in [
+        (two, "out", [["out/a_down2.png"], ["out/b_down2.png"]]),
         (one, None, [["a_down2.png"]]),
         (one, "b.webp", [["b.webp"]]),
         (one, "new/", [["new/a_down2.png"]]),
@@ -171,6 +173,10 @@ def test_a_result_keeps_its_name_when_another_file_of_that_name_comes(tmp_path: 
     assert names("a.PNG", "a.png") == ["a_png_down4.png", "a_down4.png"]
     made_from("caf\u00e9.png", "cafe\u0301_down4.png")
     assert names("cafe\u0301.png") == ["cafe\u0301_down4.png"]  # copied by a Mac
+    write(tmp_path / "b_up4.png", Picture(pixels, record=replace(LARGE, name="x.png")))
+    unnamed = Input(tmp_path / "b_down4.png", Path(), True, Header((8, 8), SMALL))
+    plan = plan_upscale([unnamed], Outputs(existing="replace"), None, samples=1, spread=False)
+    assert targets(plan) == [[str(tmp_path / "b_up4.png")]]  # whose original it was is not known
     made_from("a_jpg.tif", "a_jpg_down4.png")
     assert names("a.jpg", "a.png") == [Code.NAME_TAKEN, "a_down4.png"]
     made_from("", "a_down4.png")  # it does not remember
@@ -222,6 +228,29 @@ def test_what_becomes_of_results_that_exist(
     item = check_output(job, Outputs(existing=existing))  # type: ignore[arg-type]
     assert getattr(item, "code", None) == expected
     assert (item is job) == (expected is None)
+
+
+def test_the_oldest_of_a_results_files_says_whether_it_is_outdated(tmp_path: Path) -> None:
+    source, a, b = (tmp_path / name for name in ("source", "a", "b"))
+    update, job = Outputs(existing="update"), Job(source, (a, b), together=True)
+    for path in (source, a, b):
+        path.touch()
+        os.utime(path, (2000, 2000))
+    assert check_output(job, update).code == Code.EXISTS  # as old as its input
+    os.utime(b, (1000, 1000))
+    assert check_output(job, update) is job
+    b.unlink()
+    b.symlink_to("elsewhere")  # the link is what would be replaced
+    (tmp_path / "elsewhere").touch()
+    os.utime(tmp_path / "elsewhere", (1000, 1000))
+    assert check_output(job, update).code == Code.EXISTS
+
+
+def test_one_of_the_results_that_might_be_is_enough(tmp_path: Path) -> None:
+    job = Job(tmp_path / "source", (tmp_path / "a", tmp_path / "b"), one_of=True)
+    job.targets[1].touch()
+    assert check_output(job, Outputs(existing="skip")).code == Code.EXISTS
+    assert check_output(replace(job, one_of=False), Outputs(existing="skip")) == replace(job, one_of=False)
 
 
 def test_a_date_that_is_still_to_come_does_not_renew_a_result_for_ever(tmp_path: Path) -> None:

@@ -57,6 +57,19 @@ def test_lines_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"1 done, 1 skipped, 1 failed in \d\.\d s; 113 kB -> 26 kB", summary)
 
 
+def test_sizes_are_told_where_both_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+    follow(events(*[replace(DONE, result=replace(DONE.result, input_bytes=None))] * 2), 2)  # from standard input
+    shown = capsys.readouterr().err.splitlines()
+    assert "(40x30 -> 10x8; restores" in shown[1]
+    assert re.fullmatch(r"2 done in \d\.\d s", shown[-1])
+
+
+def test_pictures_of_unknown_size_count_as_well() -> None:
+    shares = Shares({Path("a"): 0, Path("b"): 1 << 15})
+    shares.end(Outcome(Path("a"), "failed", Code.UNUSABLE))
+    assert shares.done == shares.total / 3
+
+
 def test_a_name_that_is_only_a_part_of_a_word_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     reason = "it restores at 16.62 dB, below 90 dB"
     them = [Outcome(Path(name), "failed", Code.LOW_PSNR, reason) for name in ("1", "s", "a.png")]

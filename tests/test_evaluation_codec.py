@@ -30,6 +30,11 @@ def test_a_codec_fills_the_space_and_no_more(codec: CodecName) -> None:
     assert decoded(small).format == codec.upper()
 
 
+def test_the_space_may_be_filled_to_the_last_byte() -> None:
+    data = encode_within(PICTURE, "jpeg", 5_000)
+    assert encode_within(PICTURE, "jpeg", len(data)) == data
+
+
 @pytest.mark.parametrize("codec", ["jpeg", "webp", "avif"])
 def test_what_no_quality_fits_into_is_told(codec: CodecName) -> None:
     with pytest.raises(InputError, match=f"even at the lowest quality, {codec} needs more than 30 bytes"):

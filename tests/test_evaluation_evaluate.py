@@ -3,8 +3,10 @@
 import dataclasses
 import math
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,6 +99,36 @@ def test_a_row_is_what_the_public_pieces_give(network: Network, tmp_path: Path) 
     assert row.psnr_y_samples == pytest.approx((draws[0][0], draws[1][0]))
     assert (row.psnr_y, row.ssim_y, row.psnr_rgb) == pytest.approx(tuple(np.mean(draws, 0)))
     assert row.seconds > 0
+
+
+def test_the_time_is_that_of_one_draw(tmp_path: Path) -> None:
+    class Slow(Baseline):
+        draws = True  # type: ignore[misc]
+
+        def upscale(self, small: Small, *, seed: int = 0, temperature: float = 0, sample: int = 0) -> Picture:
+            time.sleep(0.2)
+            return super().upscale(small)
+
+    (row,) = evaluate([Slow("bicubic", 4)], [folder(tmp_path / "d", a=picture(48, 48))], samples=4)
+    assert isinstance(row, Score)
+    assert row.seconds
+    assert 0.2 <= row.seconds < 0.6
+
+
+def test_few_pictures_are_read_before_their_rows_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+
+    def load(*arguments: Any) -> Original:
+        read.append(arguments)
+        return module.load(*arguments)
+
+    monkeypatch.setattr("irn_cli.evaluation.evaluate.load", load)
+    pictures = {f"p{number:02}": picture(44, 44) for number in range(20)}
+    rows = evaluate([Baseline("area", 4)], [folder(tmp_path / "d", **pictures)], workers=2)
+    next(rows)
+    time.sleep(0.3)
+    assert len(read) <= 7  # two ahead, four whose rows are still to come, and this one
+    rows.close()
 
 
 def test_the_border_is_the_scale_unless_given(tmp_path: Path) -> None:

@@ -287,6 +287,19 @@ def test_what_a_mean_leaves_out_is_told() -> None:
     assert [row.pairs for row in comparison(found)[:2]] == [((30.0, 0.9),), ((math.inf, 0.9),)]
 
 
+def test_the_time_is_the_mean_over_pictures_not_data_sets() -> None:
+    times = {"a": ("one", 1.0), "b": ("one", 1.0), "c": ("two", 4.0)}
+    rows = comparison(results(*(score("irn-x4", set_, name, 30.0, seconds=one) for name, (set_, one) in times.items())))
+    assert rows[0].seconds == 2.0
+
+
+def test_a_picture_that_fails_counts_for_all_methods(monkeypatch: pytest.MonkeyPatch, found: Results) -> None:
+    done: list[int] = []
+    monkeypatch.setattr("irn_cli.evaluation.report.Throughput.describe", lambda _, count: str(done.append(count) or ""))
+    collect([found.failures[0], *found.scores[:2], Failure("Set5", "b.png", "irn-x4", "no memory")], found.protocol)
+    assert done == [0, 1, 1, 2]
+
+
 def test_following_tells_failures_at_once(capsys: pytest.CaptureFixture[str], found: Results) -> None:
     rows = [*found.scores, *found.failures, Failure("mine", "d [b].png", "irn-x4", "no memory")]
     gathered = collect(rows, found.protocol)
