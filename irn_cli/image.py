@@ -1,4 +1,4 @@
-"""Pictures read from files and written to them, with all that travels along: the only user of Pillow's I/O.
+"""Pictures read from files and written to them by Pillow, with all that travels along.
 
 Whatever comes in becomes 8-bit RGB (and alpha), upright, with its metadata; each loss on the way is reported in
 `Picture.warnings`.

@@ -138,7 +138,7 @@ def walk(directory: Path) -> Iterator[Path]:
     if is_remote(directory):
         yield from _shown((file for file in find(directory) if file.suffix.lower() in PICTURES), directory)
         return
-    pending = [(directory, True)]  # and whether it is one; the next is the last
+    pending = [(directory, True)]  # each with whether it is a directory; the last is the next
     while pending:
         path, is_directory = pending.pop()
         if not is_directory:

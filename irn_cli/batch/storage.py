@@ -16,7 +16,7 @@ from irn_cli.files import atomic_write
 from irn_cli.image import MAX_PIXELS, read, write
 from irn_cli.inputs import STREAM
 from irn_cli.latent import latent_path
-from irn_cli.paths import byte_count, exists, is_remote, remove, same_file
+from irn_cli.paths import byte_count, exists, is_remote, open_file, remove, same_file
 from irn_cli.picture import Picture
 from irn_cli.record import Record
 from irn_cli.streams import standard_input, standard_output
@@ -88,7 +88,7 @@ class Storage:
         return Written((beside, target), lost, size + kept, kept)
 
     def _copy(self, copy: Copy) -> Written:
-        with copy.source.open("rb") as source, atomic_write(copy.target, overwrite=self.outputs.overwrite) as target:
+        with open_file(copy.source) as source, atomic_write(copy.target, overwrite=self.outputs.overwrite) as target:
             shutil.copyfileobj(source, target)
         return Written((copy.target,), size=size_of(copy.target) or 0)
 
