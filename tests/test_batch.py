@@ -16,7 +16,7 @@ from irn_cli.batch.jobs import Job, Outcome, Result
 from irn_cli.batch.line import SMALL, Progressed, run
 from irn_cli.batch.outputs import Outputs
 from irn_cli.batch.storage import Storage
-from irn_cli.batch.work import Downscaler, Product, Upscaler, Work
+from irn_cli.batch.work import Chooser, Downscaler, Product, Report, Upscaler, Work
 from irn_cli.engine import Progress
 from irn_cli.errors import Code, InputError
 from irn_cli.image import read, write
@@ -119,6 +119,36 @@ def test_few_wait_to_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert most[0] <= 5  # four are being encoded, and one waits
 
 
+def test_the_share_done_is_that_of_the_whole_job(tmp_path: Path, tiny_model: Callable[..., IRN]) -> None:
+    job, picture = Job(tmp_path, (tmp_path / "a.png", tmp_path / "b.png")), Picture(photo_like(96, 96))
+    downscaler = Downscaler(scaler=Rescaler(tiny_model(2), "cpu", "fp32"), verify=True, min_psnr=99.0)
+    chooser = Chooser(downscalers=(downscaler, downscaler), otherwise="keep")
+    shares: list[float] = []
+    list(chooser(job, picture, lambda share, note="": shares.append(share)))
+    assert shares == sorted(shares)
+    assert [sum(low < share <= low + 0.25 for share in shares) > 0 for low in (0, 0.25, 0.5, 0.75)] == [True] * 4
+    assert shares[-1] == 1
+
+
+def test_a_factor_at_which_there_is_a_blotch_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable[..., IRN]
+) -> None:
+    def work(self: Downscaler, job: Job, picture: Picture, report: Report) -> Iterator[Product | Result]:
+        if self.scaler.scale == 4:
+            raise InputError("a blotch", Code.ARTIFACT)
+        yield Product(job.targets[0], picture)
+
+    monkeypatch.setattr(Downscaler, "__call__", work)
+    scalers = [Rescaler(tiny_model(scale), "cpu", "fp32") for scale in (4, 2)]
+    chooser = Chooser(
+        downscalers=tuple(Downscaler(scaler=scaler, min_psnr=30.0) for scaler in scalers), otherwise="fail"
+    )
+    job = Job(tmp_path, (tmp_path / "a.png", tmp_path / "b.png"))
+    (product,) = chooser(job, Picture(photo_like(12, 16)), lambda share, note="": None)
+    assert isinstance(product, Product)
+    assert product.target == job.targets[1]
+
+
 def test_few_of_one_pictures_many_results_wait_to_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, held, most = [], threading.Event(), []
     (job,) = jobs(tmp_path, 1)
@@ -159,6 +189,12 @@ def test_small_pictures_do_not_tell_how_far_they_are(tmp_path: Path, monkeypatch
         plan = [replace(job, targets=(tmp_path / f"{at_once}{job.source.name}",)) for job in them]
         events = run(plan, work, STORAGE, at_once=at_once)
         assert {event.share for event in events if isinstance(event, Progressed)} == shares
+
+
+def test_bytes_that_are_not_known_are_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("irn_cli.batch.storage.byte_count", lambda _: 0)  # as those of standard output
+    (outcome,) = outcomes_of(jobs(tmp_path, 1), doing(lambda _: None))
+    assert outcome.result.output_bytes is None
 
 
 def test_a_reader_that_has_left_ends_the_batch(tmp_path: Path) -> None:

@@ -516,6 +516,7 @@ def test_refine_without_its_number(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     for arguments in ("--refine a.png", "a.png --refine", "--refine -q a.png", "--refine 5 a.png", "--refine=0 a.png"):
         ended(run(f"downscale --force {arguments}"), 0)
     assert asked == [10, 10, 10, 5, 0]
+    ended(run("downscale -- --refine"), 1, told="no such file or directory: --refine\n")
     ended(run("downscale --refine=many a.png"), 2, told="--refine")
     ended(run("downscale --refine 1001 a.png"), 2, told="1001 is not in the range 0<=x<=1000")
     ended(run("downscale --refine -3 a.png"), 2, told="-3")

@@ -170,7 +170,7 @@ class Upscaler:
     seed: int = 0
     temperature: float = 1.0
     latent: Path | None = None  # instead of the one beside the picture
-    draw: bool = False  # a latent, even where one lies beside the picture
+    draw: bool = False  # latents, even where one lies beside the picture; always with more samples than one
     spread: bool = False
     _loaded: dict[str, Rescaler] = field(default_factory=dict, init=False)
     _loading: threading.Lock = field(default_factory=threading.Lock, init=False)
@@ -178,7 +178,7 @@ class Upscaler:
     def __call__(self, job: Job, picture: Picture, report: Report) -> Iterator[Product | Result]:
         """Do one job: `Work`."""
         beside = latent_path(job.source)
-        if self.latent or (not self.draw and self.samples == 1 and is_file(beside)):
+        if self.latent or (not self.draw and is_file(beside)):
             picture = replace(picture, latent=read_latent(self.latent or beside))
         if not (self.size or isinstance(picture.record, Record | Restored)):
             picture = _as_marked(picture)
