@@ -9,7 +9,8 @@ visibility to structural similarity" (2004) for SSIM, in the form of their `ssim
 """
 
 import math
-from collections.abc import Callable, Iterator
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -191,3 +192,8 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def finite_mean(values: Sequence[float]) -> float:
+    """The mean of what is finite; infinity where nothing is."""
+    return statistics.fmean([value for value in values if value < math.inf] or values)

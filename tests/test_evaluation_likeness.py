@@ -130,7 +130,12 @@ def test_the_command(tmp_path: Path) -> None:
     assert lines[0] == ["picture", "PSNR", "Y", "SSIM", "Y", "PSNR", "RGB"]
     assert lines[1] == ["a.png", "∞", "1.0000", "∞", "identical"]
     assert lines[2][0] == "b.png"
-    assert lines[3][:3] == ["mean", "of", "2"]
+    assert lines[3][:4] == ["mean", "of", "2", lines[2][1]]
+    assert float(lines[3][4]) == pytest.approx((1 + float(lines[2][2])) / 2, abs=1e-4)
+    assert lines[3][5:] == [lines[2][3], "1", "identical"]
+    assert ran.stdout.splitlines()[4:] == [
+        f"PSNR {kind} is infinite for 1 of 2, which its mean leaves out" for kind in ("Y", "RGB")
+    ]
     told = ran.stderr.splitlines()
     assert told[0] == f"irn: {tmp_path}/B/c.png: expected 40 x 32 pixels, found 40 x 31"
     assert told[1].startswith(f"irn: {tmp_path}/B/d.png is not a picture that irn reads")

@@ -6,8 +6,8 @@ metric brings it.
 
 import dataclasses
 import json
+import math
 import os
-import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +24,7 @@ from irn_cli.errors import Code, InputError, IrnError, UsageError, mentions, one
 from irn_cli.evaluation.matching import Folder
 from irn_cli.image import read
 from irn_cli.inputs import walk
-from irn_cli.metrics import METRICS, Metric, crop_border, finite
+from irn_cli.metrics import METRICS, Metric, crop_border, finite, finite_mean
 from irn_cli.paths import below, exists, is_directory
 from irn_cli.picture import Picture
 
@@ -170,19 +170,19 @@ def to_json(row: Likeness | Incomparable) -> str:
 
 
 def show(rows: Sequence[Likeness], metrics: Sequence[Metric], console: Console | None = None) -> None:
-    """Print a table: a line for each pair and, where there are several, their means."""
+    """Print a table: a line for each pair and, where there are several, their means, of what is finite."""
+    console = console or wide_console()
     table = plain_table(["picture"], [metric.label for metric in metrics])
     table.add_column("")
     for row in rows:
         cells = (show_number(row.quality[metric.key], metric.digits) for metric in metrics)
         table.add_row(Text(row.name), *cells, "identical" if row.identical else "")
+    columns = {metric: [value for row in rows if (value := row.quality[metric.key]) is not None] for metric in metrics}
     if len(rows) > 1:
-        means = (show_number(_mean([row.quality[metric.key] for row in rows]), metric.digits) for metric in metrics)
+        means = (show_number(finite_mean(found) if found else None, metric.digits) for metric, found in columns.items())
         same = sum(row.identical for row in rows)
         table.add_row(f"mean of {len(rows)}", *means, f"{same} identical" if same else "", style="bold")
-    (console or wide_console()).print(table)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    found = [value for value in values if value is not None]
-    return statistics.fmean(found) if found else None
+    console.print(table)
+    for metric, found in columns.items():
+        if 0 < (infinite := found.count(math.inf)) < len(found):
+            console.print(f"{metric.label} is infinite for {infinite} of {len(found)}, which its mean leaves out")

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from irn_cli.metrics import finite_mean
+
 
 @dataclass(frozen=True)
 class _Quality:
@@ -99,7 +101,7 @@ def summarise(rows: Iterable[Score | Failure]) -> list[Summary]:
 def _summary(scores: list[Score]) -> Summary:
     def mean(name: str) -> float | None:
         values = [getattr(score, name) for score in scores]
-        return None if None in values else _finite_mean(values)
+        return None if None in values else finite_mean(values)
 
     values = {key: [score.quality[key] for score in scores] for key in scores[0].quality}
     small = [score.lr_psnr_y for score in scores if score.lr_psnr_y is not None]
@@ -113,7 +115,7 @@ def _summary(scores: list[Score]) -> Summary:
         dataset=scores[0].dataset,
         pictures=len(scores),
         infinite={key: count for key, count in infinite.items() if count},
-        quality={key: _finite_mean(each) for key, each in values.items()},
+        quality={key: finite_mean(each) for key, each in values.items()},
         lr_psnr_y=mean("lr_psnr_y"),
         lr_ssim_y=mean("lr_ssim_y"),
         lr_worst_patch=max(patches, default=None),
@@ -125,11 +127,6 @@ def _summary(scores: list[Score]) -> Summary:
         psnr_y_std_over_samples=_spread(draws),
         seconds_per_picture=mean("seconds"),
     )
-
-
-def _finite_mean(values: Sequence[float]) -> float:
-    """The mean of what is finite; infinity where nothing is."""
-    return statistics.fmean([value for value in values if value < math.inf] or values)
 
 
 def _spread(draws: Sequence[float]) -> float | None:
