@@ -48,9 +48,10 @@ def test_of_very_many_a_sample_is_taken() -> None:
 
 def test_a_single_picture_is_measured_as_well_as_several() -> None:
     for many in (1, 3):
+        begin = time.monotonic()
         found = estimate(jobs(*[PIXELS] * many), taking(0.1, []))
         assert found
-        assert found.seconds == pytest.approx(0.1 * many, rel=0.5)
+        assert 0.1 * many <= found.seconds <= time.monotonic() - begin
         assert found.output_bytes == 1000 * many
 
 
