@@ -119,7 +119,7 @@ def test_errors_say_what_is_wrong(changes: dict[str, object], words: str) -> Non
 def test_the_first_format_is_written_where_it_suffices() -> None:
     old = valid().replace(", ", ",").replace(": ", ":").replace("}", ',"grey_icc":""}')
     assert to_text(from_text(old)) == old
-    for change in ({"method": "bicubic"}, {"border": "mirror", "border_rows": 3}):
+    for change in ({"method": "bicubic"}, {"border": "mirror", "border_rows": 3}, {"method": "bicubic", "name": "a"}):
         text = to_text(from_text(valid(**change)))
         assert json.loads(text)["irn"] == 2  # which a reader of the first refuses
         assert set(json.loads(text)) == {*json.loads(old), *change}
