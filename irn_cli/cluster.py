@@ -11,6 +11,7 @@ ends the process that it is in, it writes to standard error as it likes, and it 
 import importlib.util
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -146,7 +147,7 @@ def unseen(path: Path) -> str:
 
 
 def _start_driver(log: IO[bytes]) -> "tuple[subprocess.Popen[bytes], Connection]":
-    """Start the driver, which a Ctrl-C at the terminal does not reach: we end it."""
+    """Start the driver, in a session of its own: no Ctrl-C reaches it, and it is known what is left of it."""
     connection, theirs = Pipe()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "RAY_USAGE_STATS_ENABLED": "0"}
     driver = subprocess.Popen(  # noqa: S603  # our own module
@@ -156,7 +157,7 @@ def _start_driver(log: IO[bytes]) -> "tuple[subprocess.Popen[bytes], Connection]
         stdout=log,
         stderr=log,
         pass_fds=[theirs.fileno()],
-        process_group=0,
+        start_new_session=True,
     )
     theirs.close()
     return driver, connection
@@ -193,9 +194,24 @@ def _last_words(log: IO[bytes]) -> str:
 
 
 def _end(driver: "subprocess.Popen[bytes]", patience: float) -> None:
+    """End the driver and what it has started: Ray, some of whose processes would stay for half a minute."""
     driver.terminate()
     try:
-        driver.wait(patience)
-    except subprocess.TimeoutExpired:
-        driver.kill()
+        with suppress(subprocess.TimeoutExpired):
+            driver.wait(patience)
+    finally:  # at a second Ctrl-C, too
+        _kill_session(driver.pid)
         driver.wait()
+
+
+def _kill_session(leader: int) -> None:
+    """Kill all processes of a session; without `/proc` only its first group, whose raylet the workers do not outlive.
+
+    A cluster that was there before the driver is in none of its sessions.
+    """
+    with suppress(OSError):  # nothing is left
+        os.killpg(leader, signal.SIGKILL)  # first, since these start the others
+    for path in Path("/proc").glob("[0-9]*"):  # workers have groups of their own
+        with suppress(OSError):  # it has ended meanwhile
+            if os.getsid(int(path.name)) == leader:
+                os.kill(int(path.name), signal.SIGKILL)

@@ -111,6 +111,10 @@ class ThreadDriver:
         finally:
             self._connection.close()
 
+    @property
+    def pid(self) -> int:
+        return self._thread.native_id or 0  # no session has it
+
     def terminate(self) -> None:
         self._dispatcher.stop()
 

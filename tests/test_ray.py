@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -267,9 +268,20 @@ def started_by(process: "subprocess.Popen[str]") -> dict[int, str]:
     return {pid: names[pid] for pid in below - {process.pid}}
 
 
+def in_sessions_of(leaders: set[int]) -> dict[int, str]:
+    """The processes whose session one of these leads, whoever their parents are by now."""
+    names = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            if os.getsid(int(path.name)) in leaders and (name := (path / "cmdline").read_text()):  # zombies have none
+                names[int(path.name)] = name.replace("\0", " ")
+    return names
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="processes are found through /proc")
-def test_ctrl_c_ends_workers_and_ray_and_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_ends_workers_and_ray_and_leaves_no_half_file(times: int, tmp_path: Path) -> None:
     save_model(tmp_path / "weights" / "irn-x4.safetensors", make_tiny_model(4))
     for path in pictures(tmp_path / "photos", 3):
         path.rename(path.with_name(f"slow{path.name}"))
@@ -286,15 +298,51 @@ def test_ctrl_c_ends_workers_and_ray_and_leaves_no_half_file(tmp_path: Path, mon
         assert time.monotonic() < until, "the batch does not start"
         time.sleep(0.05)
     below = started_by(process)
+    driver = next(pid for pid, name in below.items() if "irn_cli.ray_driver" in name)
     raylet = next(pid for pid, name in below.items() if "raylet/raylet" in name)
     assert "RAY_USAGE_STATS_ENABLED=0" in Path(f"/proc/{raylet}/environ").read_text().split("\0")
     begin = time.monotonic()
-    process.send_signal(signal.SIGINT)
+    for _ in range(times):  # the second while Ray ends
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
     _, errors = process.communicate(timeout=30)
     assert time.monotonic() - begin < 5
     assert process.returncode == 130
     assert re.fullmatch(r"nothing done of 3 in [\d.]+ s\n+irn: interrupted\n", errors)
     assert list((tmp_path / "small").iterdir()) == []
     time.sleep(0.5)
-    left = {pid: name for pid, name in below.items() if Path(f"/proc/{pid}").exists()}
+    left = in_sessions_of({driver})
     assert not left, left
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="processes are found through /proc")
+@pytest.mark.parametrize("begun", ["gcs_server", "ray::DashboardAgent", "default_worker"])
+def test_ctrl_c_while_ray_starts_leaves_nothing(begun: str, tmp_path: Path) -> None:
+    pictures(tmp_path / "photos", 3)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "irn_cli", "downscale", "photos", "-o", "small", "--runner", "ray"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": ""},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    leaders, until = {process.pid}, time.monotonic() + 100
+    while not any(begun in name for name in in_sessions_of(leaders).values()):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until, f"{begun} does not start"
+        leaders |= started_by(process).keys()
+        time.sleep(0.01)
+    at = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, errors = process.communicate(timeout=30)
+    while (left := in_sessions_of(leaders)) and time.monotonic() - at < 5:
+        time.sleep(0.05)
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert not left, left
+    assert process.returncode == 130
+    assert re.fullmatch(r"nothing done of 3 in [\d.]+ s\n+irn: interrupted\n", errors)
+    assert not list((tmp_path / "small").rglob("*"))
