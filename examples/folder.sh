@@ -5,7 +5,7 @@
 set -uo pipefail
 status=0
 
-irn downscale "$1" -o "$2" --update || status=$?
+irn downscale -o "$2" --update -- "$1" || status=$?
 [ "$status" -le 1 ] || exit "$status" # 1: some pictures failed
-irn upscale "$2" -o "$3" --update || status=$?
+irn upscale -o "$3" --update -- "$2" || status=$?
 exit "$status"

@@ -5,4 +5,4 @@
 # usage: gallery.sh PHOTOS GALLERY [MIN_DB]
 set -euo pipefail
 
-irn downscale "$1" -o "$2" --min-psnr "${3:-34}" --scales 4,2 --otherwise copy --on-artifact fail --update
+irn downscale -o "$2" --min-psnr "${3:-34}" --scales 4,2 --otherwise copy --on-artifact fail --update -- "$1"

@@ -8,4 +8,4 @@
 #SBATCH --time=4:00:00
 set -euo pipefail
 
-irn downscale "$1" -o "$2" --shard slurm --skip-existing --memory 3GB
+irn downscale -o "$2" --shard slurm --skip-existing --memory 3GB -- "$1"

@@ -17,12 +17,17 @@ from irn_cli.weights import save_model
 from tests.helpers import photo_like
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+PHOTOS = "-photos"
+ODD = '--it\'s "x" *?[1] 写\n'
 Script = Callable[..., str]
 
 
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable[..., IRN]) -> Script:
-    """`script("folder.sh", "in", "out")` runs it beside two pictures, with tiny weights and `irn` on the path."""
+    """`script("folder.sh", "in", "out")` runs it beside two pictures, with tiny weights and `irn` on the path.
+
+    The folder and one picture have names like options, the other one of all that a name can hold.
+    """
     model = tiny_model(4)
     for name, parameter in model.named_parameters():
         if "conv5" in name:
@@ -36,10 +41,10 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable
     monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parent))
     work = tmp_path / "work"
-    (work / "photos" / "a b").mkdir(parents=True)
+    (work / PHOTOS / "a b").mkdir(parents=True)
     monkeypatch.chdir(work)
-    Image.fromarray(photo_like(40, 50)).save("photos/one.png")
-    Image.fromarray(photo_like(30, 20, seed=1)).save("photos/a b/two.png")
+    Image.fromarray(photo_like(40, 50)).save(f"{PHOTOS}/-one.png")
+    Image.fromarray(photo_like(30, 20, seed=1)).save(f"{PHOTOS}/a b/{ODD}.png")
 
     def run(name: str, *arguments: str, status: int = 0) -> str:
         done = subprocess.run([EXAMPLES / name, *arguments], capture_output=True, text=True)
@@ -54,41 +59,42 @@ def made(directory: str) -> list[str]:
 
 
 def test_folder(script: Script) -> None:
-    script("folder.sh", "photos", "small", "large")
-    assert made("small") == ["a b/two_down4.png", "one_down4.png"]
-    assert made("large") == ["a b/two_up4.png", "one_up4.png"]
+    script("folder.sh", PHOTOS, "-small", "-large")
+    assert made("-small") == ["-one_down4.png", f"a b/{ODD}_down4.png"]
+    assert made("-large") == ["-one_up4.png", f"a b/{ODD}_up4.png"]
 
 
 def test_folder_with_a_bad_picture_is_done_but_for_that_twice_in_a_row(script: Script) -> None:
-    Path("photos/a b/two.png").write_text("no picture")
+    Path(f"{PHOTOS}/a b/{ODD}.png").write_text("no picture")
     for number in range(2):
-        script("folder.sh", "photos", "small", "large", status=1)
-        names = [f"new{seed}_{{}}4.png" for seed in range(number)] + ["one_{}4.png"]
-        assert made("small") == [name.format("down") for name in names]
-        assert made("large") == [name.format("up") for name in names]
-        Image.fromarray(photo_like(20, 30, seed=number)).save(f"photos/new{number}.png")
-    script("folder.sh", "photos/none", "small", "large", status=1)
-    script("folder.sh", "photos", "small/one_down4.png", "large", status=2)
+        script("folder.sh", PHOTOS, "-small", "-large", status=1)
+        names = ["-one_{}4.png"] + [f"new{seed}_{{}}4.png" for seed in range(number)]
+        assert made("-small") == [name.format("down") for name in names]
+        assert made("-large") == [name.format("up") for name in names]
+        Image.fromarray(photo_like(20, 30, seed=number)).save(f"{PHOTOS}/new{number}.png")
+    script("folder.sh", f"{PHOTOS}/none", "-small", "-large", status=1)
+    script("folder.sh", PHOTOS, "-small/-one_down4.png", "-large", status=2)
 
 
 def test_gallery(script: Script) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
-    Image.fromarray(noise).save("photos/noise.png")
-    Path("photos/a b/bad.png").write_text("no picture")
-    expected = ["a b/two_down4.png", "noise.png", "one_down4.png"]
+    Image.fromarray(noise).save(f"{PHOTOS}/noise.png")
+    Path(f"{PHOTOS}/a b/bad.png").write_text("no picture")
+    expected = ["-one_down4.png", f"a b/{ODD}_down4.png", "noise.png"]
     for _ in range(2):
-        script("gallery.sh", "photos", "gallery", "18", status=1)  # one cannot be read
-        assert made("gallery") == expected
-    assert Path("gallery/noise.png").read_bytes() == Path("photos/noise.png").read_bytes()
-    later = Path("gallery/one_down4.png").stat().st_mtime + 10
-    Image.fromarray(noise).save("photos/one.png")
-    os.utime("photos/one.png", (later, later))
-    script("gallery.sh", "photos", "gallery", "18", status=1)
-    assert made("gallery") == ["a b/two_down4.png", "noise.png", "one.png"]
+        script("gallery.sh", PHOTOS, "-gallery", "18", status=1)  # one cannot be read
+        assert made("-gallery") == expected
+    assert Path("-gallery/noise.png").read_bytes() == Path(f"{PHOTOS}/noise.png").read_bytes()
+    later = Path("-gallery/-one_down4.png").stat().st_mtime + 10
+    Image.fromarray(noise).save(f"{PHOTOS}/-one.png")
+    os.utime(f"{PHOTOS}/-one.png", (later, later))
+    script("gallery.sh", PHOTOS, "-gallery", "18", status=1)
+    assert made("-gallery") == ["-one.png", f"a b/{ODD}_down4.png", "noise.png"]
 
 
-def test_samples(script: Script) -> None:
-    names = script("samples.sh", "photos/one.png").split()
+def test_samples(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PHOTOS)
+    names = script("samples.sh", "-one.png").split()
     assert names == ["large_1.png", "large_2.png", "large_3.png", "large_spread.png", "small.png"]
     assert read("samples/large_spread.png").mode == "L"
 
@@ -96,8 +102,8 @@ def test_samples(script: Script) -> None:
 def test_slurm(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"ID": "2", "MIN": "1", "STEP": "1", "COUNT": "2"}.items():
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
-    script("slurm.sh", "photos", "small")
-    assert made("small") == ["one_down4.png"]
+    script("slurm.sh", PHOTOS, "-small")
+    assert made("-small") == [f"a b/{ODD}_down4.png"]
 
 
 @pytest.mark.usefixtures("script")
@@ -114,7 +120,7 @@ def test_the_readmes_first_command_adds_nothing_to_the_photos() -> None:
     (line,) = (line for line in readme.splitlines() if line.startswith("python3 -m venv"))
     _, _, *commands = line.replace(".venv/bin/", "").split(" && ")  # less making the environment
     Path("examples/photos").mkdir(parents=True)
-    Path("photos/one.png").rename("examples/photos/coffee.png")
+    Path(f"{PHOTOS}/-one.png").rename("examples/photos/coffee.png")
     done = subprocess.run(["bash", "-c", " && ".join(commands)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert " dB Y" in done.stderr
