@@ -14,11 +14,13 @@ from irn_cli.errors import IrnError
 from irn_cli.image import MAX_PIXELS, peek, read
 from irn_cli.inputs import STREAM, Input
 from irn_cli.latent import latent_path
+from irn_cli.mark import Mark
+from irn_cli.mark import find as find_mark
 from irn_cli.paths import byte_count, is_file
 from irn_cli.picture import Picture
 from irn_cli.record import Record, Restored, hash_pixels
 from irn_cli.streams import standard_input
-from irn_cli.weights import DEFAULT_MODELS, WeightsInfo, list_weights
+from irn_cli.weights import DEFAULT_MODELS, WeightsInfo, find_by_hash, list_weights
 
 _KINDS = {Record: "small", Restored: "restored", type(None): "foreign"}
 
@@ -35,8 +37,9 @@ class Info:
     carries: tuple[str, ...] = ()  # what travels with its pixels
     warnings: tuple[str, ...] = ()  # what was lost in reading it
     record: Record | Restored | None = None
-    unchanged: bool | None = None  # of a small picture: whether its pixels are those that irn wrote
-    weights: Path | None = None  # those that the record names, where they are here
+    mark: Mark | None = None  # of a small picture that has lost its record: what its pixels still say
+    unchanged: bool | None = None  # of a small picture with its record: whether its pixels are those that irn wrote
+    weights: Path | None = None  # those that the record or the mark names, where they are here
     latent: Path | None = None  # of a small picture: the file beside it that restores it bit for bit
     scale: int | None = None  # of any other picture but a restored one: how many times smaller it would become
     small_size: tuple[int, int] | None = None  # and what size
@@ -46,8 +49,9 @@ class Info:
         """One JSON object; what does not apply is null."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return values | {
-            "kind": "unusable" if self.error else _KINDS[type(self.record)],
+            "kind": "unusable" if self.error else "small" if self.mark else _KINDS[type(self.record)],
             "record": self.record and dataclasses.asdict(self.record),
+            "mark": self.mark and dataclasses.asdict(self.mark) | {"size": self.mark.size[::-1]},
             **{name: values[name] and str(values[name]) for name in ("source", "weights", "latent")},
         }
 
@@ -61,7 +65,7 @@ class Info:
             yield f"  {self.error}"
         elif isinstance(self.record, Record):
             record = self.record
-            yield f"  made by irn: {record.scale} times smaller than {record.width}x{record.height}{_grey(record)}"
+            yield f"  made by irn: {record.scale} times smaller than {record.width}x{record.height}{_grey(record.mode)}"
             yield f"  weights: {record.model} revision {record.revision} ({record.weights[:12]}), {self._place()}"
             yield f"  pixels: {'unchanged' if self.unchanged else 'changed since: it will restore poorly'}"
             if self.latent:
@@ -69,6 +73,11 @@ class Info:
         elif self.record:
             how = f"seed {self.record.seed}, temperature {self.record.temperature:g}, sample {self.record.sample}"
             yield f"  restored by irn: {self.record.model} revision {self.record.revision}; {how}"
+        elif self.mark:
+            height, width = self.mark.size
+            yield f"  made by irn: {self.mark.scale} times smaller than {width}x{height}{_grey(self.mark.mode)}"
+            yield f"  weights: {self.mark.weights}..., {self._place()}"
+            yield "  stripped of its record: the mark in its pixels restores it"
         else:
             yield "  not made by irn, or stripped of its record"
             if self.small_size:
@@ -108,13 +117,15 @@ def describe(source: Input, scale: int = 4, *, max_pixels: int = MAX_PIXELS) -> 
     known |= {"size": picture.size[::-1], "carries": _carried(picture), "warnings": picture.warnings}
     known["record"] = record = picture.record
     if record:
-        known["weights"] = next((info.path for info in list_weights() if info.hash == record.weights), None)
+        known["weights"] = find_by_hash(record.weights)
     if isinstance(record, Record):
         beside = latent_path(source.path)
         unchanged = record.small_size == picture.size and record.pixels == hash_pixels(picture.pixels)
         return Info(**known, unchanged=unchanged, latent=beside if is_file(beside) else None)
     if record:
         return Info(**known)
+    if mark := find_mark(picture):
+        return Info(**known, mark=mark, weights=find_by_hash(mark.weights))
     small = -(-picture.size[1] // scale), -(-picture.size[0] // scale)
     return Info(**known, scale=scale, small_size=small, model=_named(_default(scale)))
 
@@ -129,8 +140,8 @@ def _named(info: WeightsInfo | None) -> str | None:
     return f"{info.name} revision {info.revision}" if info else None
 
 
-def _grey(record: Record) -> str:
-    return " in grey" if record.mode == "L" else ""
+def _grey(mode: str) -> str:
+    return " in grey" if mode == "L" else ""
 
 
 def _carried(picture: Picture) -> tuple[str, ...]:

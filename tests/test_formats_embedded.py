@@ -1,7 +1,9 @@
 """The record inside a file, also after other programs have had it in their hands."""
 
 import re
+import shutil
 import struct
+import subprocess
 import zlib
 from pathlib import Path
 
@@ -49,6 +51,24 @@ def exiftool(xmp: str) -> str:
         "  <irn:alpha>" + "\n".join(lines) + f"</irn:alpha>\n  <irn:record>{record}</irn:record>\n"
         " </rdf:Description>\n</rdf:RDF>\n</x:xmpmeta>"
     )
+
+
+KEEPING = {
+    "pngcrush": ["-q", "in.png", "out.png"],
+    "optipng": ["-quiet", "-out", "out.png", "in.png"],
+    "zopflipng": ["-y", "--iterations=1", "--keepchunks=tEXt,irNa", "in.png", "out.png"],
+    "exiftool": ["-q", "-Artist=somebody", "-Comment=more", "-o", "out.png", "in.png"],
+}
+
+
+@pytest.mark.parametrize("tool", [tool for tool in KEEPING if shutil.which(tool)])
+def test_a_record_outlasts_optimisers(tmp_path: Path, tool: str) -> None:
+    write(tmp_path / "in.png", SMALL)
+    subprocess.run([tool, *KEEPING[tool]], check=True, capture_output=True, cwd=tmp_path)
+    picture = read(tmp_path / "out.png")
+    assert picture.record == peek(tmp_path / "out.png").record == RECORD
+    assert np.array_equal(picture.full_alpha, FULL_ALPHA)
+    assert np.array_equal(picture.pixels, PIXELS)
 
 
 @pytest.mark.parametrize("rewrite", [exiv2, exiftool])

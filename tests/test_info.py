@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from irn_cli import mark
 from irn_cli.cli import irn
 from irn_cli.image import write
 from irn_cli.info import Info, describe
@@ -71,6 +72,28 @@ def test_changed_pixels_and_weights_that_are_not_here(scaler: Rescaler) -> None:
         told = "\n".join(found.lines())
         assert "not here: it cannot be restored well" in told
         assert "changed since: it will restore poorly" in told
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_small_picture_with_nothing_but_its_mark(
+    scaler: Rescaler, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mark, "LEAST", 64 * 64)
+    small = scaler.downscale(Picture(photo_like(127, 128), mode="L"), mark=True)
+    Image.fromarray(small.pixels).save("a.png")
+    if not known:
+        Path("weights/irn-x2.safetensors").unlink()
+    found = about("a.png")
+    row = json.loads(json.dumps(found.as_json()))
+    jsonschema.validate(row, SCHEMA)
+    digits, here = scaler.hash[:5], "weights/irn-x2.safetensors"
+    assert (row["kind"], row["record"], row["weights"]) == ("small", None, here if known else None)
+    assert row["mark"] == {"scale": 2, "size": [128, 127], "mode": "L", "weights": digits}
+    assert list(found.lines())[1:] == [
+        "  made by irn: 2 times smaller than 128x127 in grey",
+        f"  weights: {digits}..., {f'here: {here}' if known else 'not here: it cannot be restored well'}",
+        "  stripped of its record: the mark in its pixels restores it",
+    ]
 
 
 def test_a_restored_picture(scaler: Rescaler) -> None:

@@ -90,6 +90,7 @@ def commands() -> list[list[str]]:
         ["optipng", "-quiet", "-strip", "all", "-out", "out.png", "in.png"],
         ["pngcrush", "-q", "-rem", "alla", "-reduce", "in.png", "out.png"],
         ["oxipng", "-q", "--strip", "all", "--alpha", "--out", "out.png", "in.png"],
+        ["exiftool", "-q", "-all=", "-o", "out.png", "in.png"],
     ]
     return [command for command in known if shutil.which(command[0])]
 
