@@ -31,7 +31,9 @@ _SIDE, _CUDA_SIDE, _LEAST_SIDE = 128, 512, 32  # of a tile: at 128 its neighbour
 class Gradient:
     """Walks down from a restored picture to the gradient of its small picture and latent.
 
-    float32 agrees with automatic differentiation of `IRN.upscale` to rounding. bfloat16 is the convolutions' only.
+    float32 agrees with automatic differentiation of `IRN.upscale` to rounding. bfloat16 is the convolutions' only, and
+    where the engine has it: rounded elsewhere, the way down leaves the decoder's way up, the more so the less the
+    decoder heeds its latent.
 
     Args:
         model: the network; its weights are copied.
@@ -51,7 +53,7 @@ class Gradient:
         """Take a loss's gradient from the restored picture down to what it was restored from.
 
         Args:
-            x: (H, W, 3) float32, contiguous: what `Engine.upscale` gave. It is consumed.
+            x: (H, W, 3) float32, contiguous: what `Engine.upscale` gave, in this precision. It is consumed.
             gradient: (H, W, 3), alike: of the loss with respect to `x`. It is consumed.
             progress: called from this thread now and then with the part done, 0 to 1.
 
@@ -113,14 +115,17 @@ class _Half:
     reads: slice
     writes: slice
 
-    def __init__(self, blocks: list[DenseBlock], device: torch.device, dtype: torch.dtype) -> None:
-        self._dense = [_DenseGradient(block, device, dtype) for block in blocks]
+    def __init__(self, blocks: list[DenseBlock], device: torch.device, dtype: torch.dtype, last: torch.dtype) -> None:
+        self._dense = [_DenseGradient(block, device, dtype, last) for block in blocks]
         weights = [weight for block in blocks for weight in block.parameters()]  # from conv1's to conv5's bias
         growth, self.channels = len(weights[0]), weights[0].shape[1] + len(weights[-1])
         self.cost = sum(weight.numel() for weight in weights)  # multiplications per position
         # Every block's features; a window, its result and the convolution's own copies; the couplings' float32.
-        numbers = 4 * growth * (len(blocks) + 1) + 4 * (self.channels + 4 * growth)
-        self.bytes_per_position = numbers * dtype.itemsize + 24 * self.channels
+        widest = self._dense[0].widest
+        numbers = 4 * growth * (len(blocks) + 1) + 4 * widest
+        self.bytes_per_position = (
+            numbers * dtype.itemsize + widest * (last.itemsize - dtype.itemsize) + 24 * self.channels
+        )
 
     def walk(self, u: Tensor, g: Tensor, tile: Tile, device: torch.device) -> tuple[tuple[slice, slice], Tensor]:
         """Rewrite a tile of both maps; returns what is to be added, also around it, to the gradient of what is read.
@@ -161,7 +166,7 @@ class _F(_Half):
     reads, writes = slice(3, None), slice(0, 3)
 
     def __init__(self, block: InvBlock, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__([block.F], device, dtype)
+        super().__init__([block.F], device, dtype, last=torch.float32)
 
     def _couple(self, target: Tensor, gradient: Tensor, outputs: list[Tensor]) -> list[Tensor]:
         target.add_(outputs[0])
@@ -174,7 +179,7 @@ class _GH(_Half):
     reads, writes = slice(0, 3), slice(3, None)
 
     def __init__(self, block: InvBlock, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__([block.G, block.H], device, dtype)
+        super().__init__([block.G, block.H], device, dtype, last=dtype)
         self._clamp = block.clamp
 
     def _couple(self, target: Tensor, gradient: Tensor, outputs: list[Tensor]) -> list[Tensor]:
@@ -197,13 +202,16 @@ class _DenseGradient:
         pull back    g(result), g4, g3, g2, g1 -> g(x)
     """
 
-    def __init__(self, block: DenseBlock, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, block: DenseBlock, device: torch.device, dtype: torch.dtype, last: torch.dtype) -> None:
         convs = list(block.children())
         weights = [weight.detach() for weight in block.parameters() if weight.dim() == 4]
         growth, inputs = weights[0].shape[:2]
-        # G and H read x1, a picture, in two bfloat16 parts, as the engine's do.
-        self._twice = inputs if dtype == torch.bfloat16 and inputs == 3 else 0
-        self._convs = [Convolution.of([conv], self._twice, device, dtype) for conv in convs]
+        # Read in two bfloat16 parts, and given in float32, is what the engine's blocks read and give so.
+        self._twice = inputs if dtype == torch.bfloat16 and (inputs == 3 or last != dtype) else 0
+        self._convs = [
+            Convolution.of([conv], self._twice, device, last if conv is convs[-1] else dtype) for conv in convs
+        ]
+        self.widest = inputs + self._twice + 4 * growth  # channels of a window
         behind = [torch.split(weight, [inputs] + [growth] * k, 1) for k, weight in enumerate(weights)]
         self._transposed = []
         for layer in reversed(range(len(convs))):  # g4, g3, g2, g1, g(x)
@@ -215,7 +223,7 @@ class _DenseGradient:
         """The block's result of (h, w, C), (h, w, C') float32, and the features that its gradient depends on."""
         x = x[None].permute(0, 3, 1, 2)  # (1, C, h, w), channels last in memory, as all that follows
         *convs, last = self._convs
-        high = x.to(last.weight.dtype)
+        high = x.to(convs[0].weight.dtype)
         window = [high, (x - high).to(high.dtype)] if self._twice else [high]
         features: list[Tensor] = []
         for conv in convs:

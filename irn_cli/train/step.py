@@ -19,7 +19,7 @@ from irn_cli.train import losses
 from irn_cli.train.adam import Adam
 from irn_cli.train.batches import Batch, Batches
 from irn_cli.train.data import Pictures
-from irn_cli.train.dense import use_lean_blocks
+from irn_cli.train.dense import Streams, lay_out, use_lean_blocks
 from irn_cli.train.discriminator import Adversary
 from irn_cli.train.guard import Guard
 from irn_cli.train.muon import Muon
@@ -95,8 +95,8 @@ class Step:
         same = {} if precision == "bf16" else {id(weight): weight for weight in self.master.parameters()}
         working = deepcopy(self.master, same)  # in float32 it works on the masters themselves
         self.captured = device.type == "cuda" and self.processes == 1
-        side = torch.cuda.Stream(device) if self.captured else None  # type: ignore[no-untyped-call]
-        use_lean_blocks(working, torch.bfloat16 if precision == "bf16" else torch.float32, side)
+        streams = Streams.on(device) if self.captured else None
+        self._blocks = use_lean_blocks(working, torch.bfloat16 if precision == "bf16" else torch.float32, streams)
         self.passes = Passes(working, recompute=recipe.recompute)
         self._forward = DistributedDataParallel(self.passes) if self.processes > 1 else self.passes
 
@@ -274,9 +274,10 @@ class Step:
 
     @torch.no_grad()
     def _refresh(self) -> None:
-        """Cast the masters into the working copy: once a step, for both passes."""
+        """Cast the masters into the working copy and lay it out: once a step, for both passes."""
         if self.precision == "bf16":
             torch._foreach_copy_(self.copies, self.weights)
+        lay_out(self._blocks)
 
     def _collect(self, *, first: bool) -> None:
         """Bring the working copy's gradients to the masters, whose sum of all parts is in float32."""
