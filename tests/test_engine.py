@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -68,13 +69,16 @@ def received(u: Tensor, temperature: float) -> Tensor:
     return torch.cat([quantise(u[..., :3]), z], 2)
 
 
-def assert_same(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
-    """Where a picture leaves [0, 1], as a drawn z makes one that is a pixel wide (to 33), rounding grows with it."""
+def assert_same(found: Tensor, expected: Tensor, tolerance: float = 1e-5, rounding: float = 0) -> None:
+    """Where a picture leaves [0, 1], as a drawn z makes one that is a pixel wide (to 33), rounding grows with it.
+
+    It may be twice the plain network's, which trained weights make more or less of.
+    """
     assert found.shape == expected.shape
     assert found.dtype == torch.float32
     error = (found - expected).abs()
     row, column = divmod(int(error.amax(2).argmax()), error.shape[1])
-    assert error.max() <= tolerance * max(1, expected.abs().max()), (
+    assert error.max() <= max(tolerance * max(1, expected.abs().max()), 2 * rounding), (
         f"off by {error.max():.1e} at row {row}, column {column}; mean {error.mean():.1e}"
     )
 
@@ -84,9 +88,16 @@ def check(runner: Engine, model: IRN, height: int, width: int) -> None:
     u = plain_downscale(model, x)
     assert_same(runner.downscale(x), u)
     # An untrained network's z is small, and at temperature 1 its pictures would leave [0, 1] by far.
-    u = received(u, temperature=0.05 if model.name.startswith("tiny") else 1)
-    expected = plain_upscale(model, u)
-    assert_same(runner.upscale(u), expected)
+    tiny = model.name.startswith("tiny")
+    u = received(u, temperature=0.05 if tiny else 1)
+    if tiny:
+        assert_same(runner.upscale(u), plain_upscale(model, u))
+    else:
+        exact = plain_upscale(deepcopy(model).double(), u.double()).float()
+        alike = plain_upscale(
+            deepcopy(model).to(memory_format=torch.channels_last), u
+        )  # which rounds as the engine does
+        assert_same(runner.upscale(u), exact, rounding=float((alike - exact).abs().max()))
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
@@ -296,14 +307,16 @@ def test_out_of_memory_on_the_device_retries_with_less(
         Engine(model, CPU, "fp32").downscale(photo(190, 130))
 
 
-@pytest.mark.parametrize("name", ["irn-x2", "irn-x4"])
-def test_bfloat16_is_near_float32(name: str) -> None:
+# Where G and H read x1 as one bfloat16: 0.42 and 0.72.
+@pytest.mark.parametrize(("name", "allowed"), [("irn-x2", 0.32), ("irn-x4", 0.62)])
+def test_bfloat16_is_near_float32(name: str, allowed: float) -> None:
     model = load_model(name)
     x = photo(96, 288)
     exact = Engine(model, CPU, "fp32").downscale(x.clone())[..., :3]
     found = Engine(model, CPU, "bf16").downscale(x)[..., :3]
     assert not torch.equal(found, exact), "these convolutions were not in bfloat16"
-    assert (found - exact).abs().max() * 255 < 0.45, "in levels; 0.64 and more where G and H read x1 as one bfloat16"
+    levels = (found - exact).abs().flatten() * 255
+    assert levels.quantile(0.999) < allowed
 
 
 @needs_shared
