@@ -196,6 +196,24 @@ def test_what_goes_wrong_with_one_name_is_its_failure_alone(monkeypatch: pytest.
     assert [getattr(item, "code", None) for item in plan] == [None, Code.SYSTEM, None]
 
 
+def test_what_may_hold_a_mark_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+
+    def decode(path: Path, **_: int) -> Picture:
+        decoded.append(path)
+        raise InputError("no matter")
+
+    monkeypatch.setattr("irn_cli.batch.plan.read", decode)
+    monkeypatch.setattr("irn_cli.mark.LEAST", 64)
+    formats = {"a": "PNG", "b": "JPEG", "c": "WEBP", "d": "MPO", "e": "AVIF", "f": "HEIF"}
+    inputs = [Input(Path(name), Path(), False, Header((8, 8), None, format=kind)) for name, kind in formats.items()]
+    inputs += [found("with_record", record=SMALL), found("tiny", size=7), found("named_down2", named=True)]
+    plan_upscale(inputs, Outputs(), None, samples=1, spread=False)
+    assert decoded == [Path("a"), Path("c")]
+    plan_upscale(inputs, Outputs(), 4, samples=1, spread=False)
+    assert len(decoded) == 2
+
+
 def test_shares_are_the_whole() -> None:
     plan = plan_downscale([found(f"{number}.png") for number in range(5)], Outputs(), 4, keep_latent=False)
     assert share(plan, 1, 2) + share(plan, 2, 2) == [plan[0], plan[2], plan[4], plan[1], plan[3]]

@@ -305,6 +305,12 @@ def test_a_stripped_small_picture_is_restored_by_its_mark(run: Run, monkeypatch:
     row = json.loads(run("upscale c.png -m irn-x2 --json").stdout)
     assert (row["status"], row["outputs"]) == ("done", ["c_up2.png"])
     assert json.loads(run("upscale c.png --skip-existing --dry-run --json").stdout)["existing"] == 1
+    for name in ("gallery/c.png", "gallery/a_down4.png"):  # in a folder too, whatever its name says
+        write(name, Picture(small.pixels))
+    photo("gallery/foreign.png", 129, 128)
+    ended(run("upscale gallery -o restored"), 0, told="2 done, 1 skipped")
+    assert [name for name in files() if "restored" in name] == ["restored/a_down4_up2.png", "restored/c_up2.png"]
+    assert np.array_equal(read("restored/c_up2.png").pixels, read("a.png").pixels)
     ended(run("upscale c.png --max-pixels 9"), 1, told="too large: 129x128")
     ended(run("upscale - -o out", input=Path("out/a_down2.png").read_bytes()), 0, told="- -> out/-_up.png")
     ended(run("upscale - -o out -s 2", input=Path("c.png").read_bytes()), 0, told="- -> out/-_up2.png")

@@ -21,6 +21,8 @@ from irn_cli.record import Record
 # Decides on an input, given an ending for the stem of its result.
 Decide = Callable[[Input, str], Job | Outcome]
 
+_LOSSY = {"JPEG", "MPO", "AVIF", "HEIF"}  # no mark outlasts them: what a camera wrote need not be decoded
+
 
 def plan_downscale(
     inputs: Sequence[Input],
@@ -84,8 +86,8 @@ def plan_upscale(
 ) -> list[Job | Outcome]:
     """Decide what each input becomes when it is made large; names as `plan_downscale`.
 
-    A restored picture is skipped; in directories also one without a record, unless a scale is given for such. One that
-    is named so that nothing tells its factor is decoded, for its mark.
+    A restored picture is skipped; in directories also one without a record or mark, unless a scale is given for such.
+    What is decoded, for its mark: of these the ones in lossless formats, and a named one whose name tells no factor.
 
     Raises:
         UsageError, InputError: as `plan_downscale`.
@@ -96,10 +98,13 @@ def plan_upscale(
         record = source.header.record if source.header else None
         if record and not isinstance(record, Record):
             return Outcome(source.path, "skipped", Code.OWN, "irn restored it")
-        if source.header and not record and not source.header.damaged and not scale and not source.named:
+        unclaimed = not (record or scale or source.named) and source.header and not source.header.damaged
+        marked = _marked_factor(source, max_pixels) if unclaimed else None
+        if unclaimed and not marked:
             reason = "no record of irn: foreign, or stripped; --scale and --size restore it anyway"
             return Outcome(source.path, "skipped", Code.NO_RECORD, reason)
-        known = record.scale if record else scale or _named_factor(source.path) or _marked_factor(source, max_pixels)
+        known = record.scale if record else scale or marked or _named_factor(source.path)
+        known = known or _marked_factor(source, max_pixels)
         factor = known or 4
         stem = source.path.stem.removesuffix(f"_down{factor}")
         default = "{stem}_up{suffix}" if source.path == STREAM and not known else "{stem}_up{scale}{suffix}"
@@ -141,7 +146,7 @@ def _named_factor(path: Path) -> int | None:
 
 def _marked_factor(source: Input, max_pixels: int) -> int | None:
     """How many times smaller a picture is, as the mark in its pixels says."""
-    if _pixels(source) < mark.LEAST:
+    if _pixels(source) < mark.LEAST or not source.header or source.header.format in _LOSSY:
         return None
     try:
         found = mark.find(read(source.path, max_pixels=max_pixels))
