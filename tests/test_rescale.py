@@ -344,9 +344,9 @@ def with_latent(scaler: Rescaler, original: Picture) -> Picture:
     return dataclasses.replace(small, latent=Latent(z, rounding, small.record.pixels, hash_pixels(original.pixels)))
 
 
-@pytest.mark.parametrize("name", ["irn-x2", "irn-x4"])
-def test_with_the_latent_of_an_earlier_version_the_original_comes_back_bit_for_bit(name: str) -> None:
-    scaler = Rescaler(load_model(name), "cpu")  # the precision follows from the latent
+def test_with_the_latent_of_an_earlier_version_the_original_comes_back_bit_for_bit() -> None:
+    """By irn-x2: no such latent was made with irn-x4's revision 7, which makes levels of float32's rounding."""
+    scaler = Rescaler(load_model("irn-x2"), "cpu")  # the precision follows from the latent
     original = Picture(photo_like(64, 96))
     small = with_latent(scaler, original)
     large = scaler.upscale(small)
@@ -410,8 +410,10 @@ def texture(grain: float) -> Picture:
 def test_blotches_are_told_or_refused() -> None:
     scaler = Blotching(0.3)
     (warning,) = scaler.downscale(texture(20)).warnings
-    assert "coloured blotch in the small picture at x 1" in warning
-    assert "red is 7" in warning
+    found = re.search(r"coloured blotch in the small picture at x (\d+), y (\d+): red is 7\d levels off", warning)
+    assert found, warning
+    assert 16 <= int(found[1]) <= 20, "8 pixels wide, within the blotch"
+    assert 12 <= int(found[2]) <= 14
     with pytest.raises(InputError, match="coloured blotch"):
         scaler.downscale(texture(20), on_artifact="fail")
     assert Blotching(0).downscale(texture(20), on_artifact="fail").warnings == ()
