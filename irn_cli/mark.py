@@ -33,11 +33,10 @@ def put(picture: Picture) -> Picture:
     record = picture.record
     if not isinstance(record, Record) or record.method != "network" or record.border_rows or record.border_columns:
         return picture
-    places = _places(picture)
-    if len(places) < LEAST:
+    chosen = _places(picture)
+    if chosen is None:
         return picture
     pixels = picture.pixels.reshape(-1, 3).copy()
-    chosen = places[_spread(len(places))]
     pixels[chosen, 1] = (pixels[chosen, 1] & 0xFE) | _bits(record, picture.size)
     marked = pixels.reshape(picture.pixels.shape)
     digest = hash_pixels(marked)
@@ -47,10 +46,10 @@ def put(picture: Picture) -> Picture:
 
 def find(picture: Picture) -> Mark | None:
     """The mark in a picture, if there is one."""
-    places = _places(picture)
-    if len(places) < LEAST:
+    chosen = _places(picture)
+    if chosen is None:
         return None
-    bits = picture.pixels.reshape(-1, 3)[places[_spread(len(places))], 1] & 1
+    bits = picture.pixels.reshape(-1, 3)[chosen, 1] & 1
     told, check = np.packbits(bits).view(">u4").tolist()
     scale = _SCALES.get(told >> 26 & 3)
     if told >> 29 != _VERSION or scale is None or check != _check(told, picture.size):
@@ -60,15 +59,15 @@ def find(picture: Picture) -> Mark | None:
     return Mark(scale, size, "L" if told >> 28 & 1 else "RGB", f"{told & 0xFFFFF:05x}")
 
 
-def _places(picture: Picture) -> NDArray[np.int64]:
-    """The pixels that can be seen, row by row: what others hold, optimisers change."""
-    seen = np.ones(picture.size, bool) if picture.alpha is None else picture.alpha > 0
-    return np.flatnonzero(seen)
-
-
-def _spread(count: int) -> NDArray[np.int64]:
-    """64 indices, evenly spread from 0 to `count`."""
-    return (2 * np.arange(64) + 1) * count // 128
+def _places(picture: Picture) -> NDArray[np.int64] | None:
+    """The 64 pixels, evenly spread over those that can be seen: what others hold, optimisers change. None: too few."""
+    height, width = picture.size
+    seen = None if picture.alpha is None else np.flatnonzero(picture.alpha)
+    count = height * width if seen is None else len(seen)
+    if count < LEAST:
+        return None
+    spread = (2 * np.arange(64) + 1) * count // 128
+    return spread if seen is None else seen[spread]
 
 
 def _bits(record: Record, small: tuple[int, int]) -> NDArray[np.uint8]:

@@ -296,6 +296,7 @@ def test_a_stripped_small_picture_is_restored_by_its_mark(run: Run, monkeypatch:
     ended(run("upscale out/a_down2.png -o a.png"), 0)
     small = read("out/a_down2.png")
     Image.fromarray(small.pixels).save("a_down2.png")
+    ended(run("downscale a_down2.png -o b.png"), 0, told="a_down2.png: skipped: irn made it: its record was stripped")
     told = "a_down2.png: warning: its record was stripped: restored as the mark in its pixels says\n"
     ended(run("upscale a_down2.png"), 0, told=told)
     assert np.array_equal(read("a_up2.png").pixels, read("a.png").pixels)

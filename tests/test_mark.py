@@ -12,11 +12,14 @@ import pytest
 from PIL import Image
 
 from irn_cli import mark
+from irn_cli.errors import InputError
+from irn_cli.evaluation.dataset import DataSet, load
 from irn_cli.image import read, write
 from irn_cli.latent import KeptOriginal
 from irn_cli.mark import Mark
 from irn_cli.picture import Picture
 from irn_cli.record import Record, hash_pixels
+from irn_cli.train.data import load_pictures
 from tests.helpers import photo_like
 
 SIDE = 128
@@ -52,6 +55,21 @@ def test_it_tells_how_to_restore(scale: int, mode: str) -> None:
         assert not changed[..., [0, 2]].any()
         assert isinstance(marked.record, Record)
         assert marked.record.pixels == hash_pixels(marked.pixels)
+
+
+def test_a_stripped_small_picture_is_no_original(tmp_path: Path) -> None:
+    stripped, told = Picture(mark.put(small()).pixels), "irn made it, though its record was stripped"
+    write(path := tmp_path / "a.png", stripped)
+    with pytest.raises(InputError, match=told):
+        load(DataSet("d", tmp_path, (path,)), path, 4, 4)
+    assert np.array_equal(
+        load(DataSet("d", tmp_path, (path,), include_own=True), path, 4, 4).picture.pixels, stripped.pixels
+    )
+    write(other := tmp_path / "b.png", Picture(photo_like(SIDE, SIDE)))
+    pictures = load_pictures([path, other], 4, 32)
+    assert (len(pictures), len(pictures.skipped)) == (1, 1)
+    assert told in pictures.skipped[0]
+    assert len(load_pictures([path, other], 4, 32, include_own=True)) == 2
 
 
 def test_a_kept_original_still_belongs_to_the_marked_picture() -> None:

@@ -67,6 +67,8 @@ class Downscaler:
 
     def __call__(self, job: Job, picture: Picture, report: Report) -> Iterator[Product | Result]:
         """Do one job: `Work`."""
+        if mark.find(picture):
+            raise Skip("irn made it: its record was stripped, but not the mark in its pixels", Code.OWN)
         verify = self.verify or self.min_psnr is not None
         note = ""
 

@@ -12,6 +12,7 @@ from irn_cli import resize
 from irn_cli.errors import InputError, IrnError, UsageError
 from irn_cli.image import peek, read
 from irn_cli.inputs import walk
+from irn_cli.mark import find as find_mark
 from irn_cli.metrics import WINDOW
 from irn_cli.paths import below, is_remote, map_paths, real_path, require_folder
 from irn_cli.picture import Picture
@@ -29,6 +30,7 @@ class DataSet:
     directory: Path
     pictures: tuple[Path, ...]
     own: tuple[Path, ...] = ()  # pictures that irn made, which are left out
+    include_own: bool = False  # whether such are measured, instead
 
     @property
     def remark(self) -> str:
@@ -76,7 +78,7 @@ def find_data_set(directory: Path, name: str | None = None, *, include_own: bool
         raise UsageError(f"no pictures in {directory} but those that irn made; include-own takes them")
     left_out = frozenset(own)
     pictures = tuple(path for path in found if path not in left_out)
-    return DataSet(name or _name(directory), directory, pictures, own)
+    return DataSet(name or _name(directory), directory, pictures, own, include_own)
 
 
 def _name(directory: Path) -> str:
@@ -124,9 +126,11 @@ def load(dataset: DataSet, path: Path, scale: int, crop: int) -> Original:
         crop: pixels that will be taken off each border of the restored picture.
 
     Raises:
-        InputError: it cannot be read, or is too small.
+        InputError: it cannot be read, is too small, or one that irn made though only the mark in its pixels tells.
     """
     picture = read(path)
+    if not dataset.include_own and find_mark(picture):
+        raise InputError(f"{path}: irn made it, though its record was stripped; include-own takes it too")
     height, width = (side - side % scale for side in picture.size)
     need = max(WINDOW, -(-(WINDOW + 2 * crop) // scale)) * scale
     if min(height, width) < need:

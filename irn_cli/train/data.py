@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from irn_cli.errors import InputError, IrnError
 from irn_cli.files import atomic_write, lock
 from irn_cli.hardware import usable_memory
 from irn_cli.image import read
+from irn_cli.mark import find as find_mark
 from irn_cli.paths import real_path
 
 _KEPT_SECONDS = 30 * 24 * 3600  # how long decoded pictures are kept that no run uses
@@ -52,30 +53,35 @@ def hold_out(
     return [path for path in paths if path not in held], [path for path in paths if path in held]
 
 
-def load_pictures(paths: Sequence[Path], scale: int, smallest: int, limit: int | None = None) -> Pictures:
+def load_pictures(
+    paths: Sequence[Path], scale: int, smallest: int, limit: int | None = None, *, include_own: bool = False
+) -> Pictures:
     """Decode pictures into memory or, where they exceed a limit, into a memory-mapped file that later runs reuse.
 
-    Files that cannot be read or are too small are left out; `Pictures.skipped` lists them.
+    Files that cannot be read or are too small are left out, and small pictures of irn's that only the mark in their
+    pixels tells; `Pictures.skipped` lists them.
 
     Args:
         paths: picture files, in the order in which they are to be held.
         scale: pictures are cropped to a multiple of it, at the right and the bottom.
         smallest: pictures with a side below this are left out.
         limit: bytes to hold in memory at most; a third of what the machine has by default.
+        include_own: take pictures that irn made for originals too.
 
     Raises:
         InputError: not one picture can be used.
         OutputError: the cache cannot be written.
     """
     stamp = picture_stamp(paths, scale, smallest)
-    index, mapped = cache_directory() / f"{stamp}.json", cache_directory() / f"{stamp}.pixels"
+    kept = cache_directory() / (stamp + "-own" * include_own)
+    index, mapped = kept.with_suffix(".json"), kept.with_suffix(".pixels")
     with suppress(OSError):  # there is none, it may not be read, or another process has just swept it
         return _cached(index, mapped, stamp)
     limit = usable_memory() // 3 if limit is None else limit
     rows, places, skipped, count = bytearray(), [], [], 0
     with ExitStack() as stack:
         file = None
-        for path, picture in _decoded(paths):
+        for path, picture in _decoded(paths, include_own):
             if isinstance(picture, str):
                 skipped.append(picture)
                 continue
@@ -158,16 +164,19 @@ def picture_stamp(paths: Sequence[Path], scale: int, smallest: int) -> str:
     return digest.hexdigest()[:32]
 
 
-def _decoded(paths: Sequence[Path]) -> Iterator[tuple[Path, NDArray[np.uint8] | str]]:
+def _decoded(paths: Sequence[Path], include_own: bool) -> Iterator[tuple[Path, NDArray[np.uint8] | str]]:
     """Each path's pixels, (H, W, 3), or what is wrong with it; a few dozen decoded ahead."""
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(paths), 64):
             some = paths[start : start + 64]
-            yield from zip(some, pool.map(_decode, some), strict=True)
+            yield from zip(some, pool.map(_decode, some, repeat(include_own)), strict=True)
 
 
-def _decode(path: Path) -> NDArray[np.uint8] | str:
+def _decode(path: Path, include_own: bool) -> NDArray[np.uint8] | str:
     try:
-        return read(path).pixels
+        picture = read(path)
     except IrnError as error:
         return str(error)
+    if not include_own and find_mark(picture):
+        return f"{path}: irn made it, though its record was stripped; include-own takes it too"
+    return picture.pixels

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -202,7 +203,7 @@ def prepare(request: Request) -> TrainingJob:
     sharing = _number_of_torchrun("LOCAL_WORLD_SIZE", 1)
     limit = (parse_memory(request.memory) if request.memory else usable_memory() // 3) // sharing
     freed = sweep_cache()
-    pictures = load_pictures(training, recipe.scale, recipe.patch, limit)
+    pictures = load_pictures(training, recipe.scale, recipe.patch, limit, include_own=request.include_own)
     step = Step(model, recipe, pictures, device, precision, features)
     notes = _notes(request, model, recipe, pictures, step)
     if checkpoint:
@@ -361,24 +362,25 @@ def _fresh(config: IRNConfig, seed: int) -> IRN:
 def _pictures(request: Request, recipe: Recipe, found: list[Path]) -> tuple[list[Path], DataSet | None]:
     """What to train on, and what to validate on: a directory of its own, or a few pictures held out."""
     found = list({real_path(path): path for path in found}.values())  # one folder may lie in another
+    obstacle = partial(_obstacle, scale=recipe.scale, include_own=request.include_own)
     if request.validation is not None:
         validation = find_data_set(request.validation, include_own=request.include_own)
-        reason = _obstacle(validation.pictures[0], recipe.scale)
-        if reason and all(_obstacle(path, recipe.scale) for path in validation.pictures[1:]):
+        reason = obstacle(validation.pictures[0])
+        if reason and all(map(obstacle, validation.pictures[1:])):
             raise InputError(f"no validation picture can be measured; the first: {reason}")
         held_out = {real_path(path) for path in validation.pictures}  # DIV2K's may lie in one folder with the others
         return [path for path in found if real_path(path) not in held_out] or found, validation
-    training, held = hold_out(found, recipe.validation, lambda path: _obstacle(path, recipe.scale) is None)
+    training, held = hold_out(found, recipe.validation, lambda path: obstacle(path) is None)
     if not held:
         return training, None
     root = Path(os.path.commonpath([real_path(path).parent for path in held]))
-    return training, DataSet("held out", root, tuple(real_path(path) for path in held))
+    return training, DataSet("held out", root, tuple(map(real_path, held)), include_own=request.include_own)
 
 
-def _obstacle(path: Path, scale: int) -> str | None:
+def _obstacle(path: Path, scale: int, include_own: bool) -> str | None:
     """What keeps a picture from being validated on; else the first validation would find out, after hours."""
     try:
-        load(DataSet("", path.parent, (path,)), path, scale, scale)
+        load(DataSet("", path.parent, (path,), include_own=include_own), path, scale, scale)
     except IrnError as error:
         return str(error)
     return None
