@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from irn_cli.resize import bicubic
-from irn_cli.train.batches import Sampler, add_grain, gather, mixed_seed, shrinking_matrix
+from irn_cli.train.batches import Sampler, add_grain, add_stripes, gather, mixed_seed, shrinking_matrix
 from irn_cli.train.data import Pictures
 from irn_cli.train.recipe import load_recipe
 from tests.helpers import SHARED, needs_shared
@@ -109,6 +109,32 @@ def test_grain_has_the_strength_and_the_share_that_are_asked_for(rng: torch.Gene
     assert 0.35 < common.mean() < 0.6
     assert common.min() < 0.15
     assert common.max() > 0.85
+
+
+def test_stripes_have_the_strength_the_share_and_the_periods_that_are_asked_for(rng: torch.Generator) -> None:
+    grey = torch.full((400, 3, 64, 64), 0.5)
+    levels = 255 * add_stripes(grey, 0.25, 40.0, rng)
+    torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
+    assert torch.equal(levels[:, 0], levels[:, 1])
+    assert torch.equal(levels[:, 0], levels[:, 2])
+    amplitudes = (levels - 127.5).flatten(1).abs().amax(1)
+    striped = amplitudes > 1
+    assert 0.17 < striped.float().mean() < 0.31  # two deviations of 400 crops, and those too faint to see
+    assert 36 < amplitudes.max() < 41
+    waves = levels[striped, 0] - levels[striped, 0].mean((1, 2), keepdim=True)
+    spectra = torch.fft.fft2(waves).abs().flatten(1)
+    frequency = torch.fft.fftfreq(64)
+    radius = torch.hypot(*torch.meshgrid(frequency, frequency, indexing="ij")).flatten()
+    strongest = radius[spectra.argmax(1)]
+    assert strongest.min() < 0.1
+    assert strongest.max() > 0.45
+    assert ((strongest > 0.25).float().mean() - 0.5).abs() < 0.15, "all periods are as likely, in cycles a pixel"
+
+
+def test_stripes_stay_within_the_picture_range(rng: torch.Generator) -> None:
+    striped = add_stripes(torch.cat([torch.zeros(8, 3, 16, 16), torch.ones(8, 3, 16, 16)]), 1.0, 60.0, rng)
+    assert striped.min() == 0
+    assert striped.max() == 1
 
 
 def test_grain_stays_within_the_picture_range(rng: torch.Generator) -> None:

@@ -110,7 +110,7 @@ def test_a_step_depends_on_its_number_and_the_seed_alone(grain: float) -> None:
 
 def test_each_crops_latent_has_a_temperature_of_its_own() -> None:
     def drawn(*temperature: float) -> Tensor:
-        step = make_step(temperature=temperature)
+        step = make_step(temperature=temperature, batch=16)
         step.batches.prepare(8)
         return step.batches.draw().drawn
 
@@ -118,19 +118,21 @@ def test_each_crops_latent_has_a_temperature_of_its_own() -> None:
     assert torch.equal(warm, 0.5 * plain)
     factors = (ranged / plain).flatten(1)
     torch.testing.assert_close(factors.amin(1), factors.amax(1))
-    assert len(set(factors[:, 0].tolist())) == 4
-    assert factors.min() >= 0.2
+    lowest = (factors[:, 0] - 0.2).abs() < 1e-6
+    assert len(set(factors[~lowest, 0].tolist())) == 16 - lowest.sum()
+    assert 2 <= lowest.sum() <= 14
+    assert factors.min() >= 0.2 - 1e-6
     assert factors.max() <= 0.6
 
 
-def test_a_fifth_of_the_crops_has_the_lowest_temperature() -> None:
+def test_half_of_the_crops_has_the_lowest_temperature() -> None:
     step = make_step(temperature=(0.0, 1.0))
     found = []
     for index in range(200):
         step.batches.prepare(index)
         found += step.batches.draw().drawn.flatten(1).std(1).tolist()
     lowest = [temperature for temperature in found if temperature == 0]
-    assert len(lowest) / len(found) == pytest.approx(0.2, abs=0.03)  # 800 crops: two deviations
+    assert len(lowest) / len(found) == pytest.approx(0.5, abs=0.04)  # 800 crops: two deviations
     assert max(found) > 0.9, "the others have all up to the highest"
 
 

@@ -1,10 +1,11 @@
 """Batches: which crops a step learns from, cut out of the training pictures, with their guides and drawn latents.
 
-Cropping, mirroring, turning and grain are tensor arithmetic on whichever device holds the pictures, without a branch
-that depends on data: the same code runs eagerly on a CPU and inside a captured CUDA graph.
+Cropping, mirroring, turning, stripes and grain are tensor arithmetic on whichever device holds the pictures, without a
+branch that depends on data: the same code runs eagerly on a CPU and inside a captured CUDA graph.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -88,12 +89,14 @@ class Batches:
         recipe, margin = self._recipe, self._margin
         crops = gather(self._pixels, self._picks, recipe.patch, margin) if self.resident else self._crops
         x = crops.permute(0, 3, 1, 2).float() / 255
+        if recipe.stripes:
+            x = add_stripes(x, recipe.stripes, recipe.stripes_levels, self.generator)
         if recipe.grain:
             x = add_grain(x, recipe.grain, recipe.grain_levels, self.generator)
         drawn = torch.randn(self._latent_shape, generator=self.generator, device=self._device)
         low, high = recipe.temperature
-        if low < high:  # a fifth of the crops gets the lowest: weights that only came near it restore badly there
-            share = 1.25 * torch.rand(len(x), 1, 1, 1, generator=self.generator, device=self._device) - 0.25
+        if low < high:  # half of the crops gets the lowest: weights that only came near it restore worse there
+            share = 2 * torch.rand(len(x), 1, 1, 1, generator=self.generator, device=self._device) - 1
             drawn *= low + (high - low) * share.clamp(min=0)
         elif high != 1:
             drawn *= high
@@ -209,6 +212,38 @@ def add_grain(x: Tensor, share: float, levels: float, generator: torch.Generator
     own = torch.randn(x.shape, generator=generator, device=x.device)
     noisy = x + deviation * (common.sqrt() * whole + (1 - common).sqrt() * own)
     return torch.round(noisy.clamp(0, 1) * 255) / 255
+
+
+def add_stripes(x: Tensor, share: float, levels: float, generator: torch.Generator) -> Tensor:
+    """Lay fine stripes over some crops, as of cloth, blinds or roofs, and round them to 8 bits again.
+
+    They are grey, between a sine and a square wave, of any direction and any period from 2 pixels on, and bend
+    slightly, so that their pattern against the pixels changes within a crop.
+
+    Args:
+        x: (B, 3, H, W) float, in [0, 1].
+        share: how many of the crops, 0 to 1.
+        levels: the largest amplitude, in levels of 255.
+        generator: where the randomness comes from, on x's device.
+
+    Returns:
+        The same shape, in [0, 1].
+    """
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device)
+
+    amplitude = levels / 255 * uniform(0, 1) * (uniform(0, 1) < share)
+    direction, start = uniform(0, math.pi), uniform(0, 2 * math.pi)
+    frequency, bend = uniform(0, 0.5), uniform(-1, 1)  # cycles a pixel; cycles that the bend adds at the crop's corners
+    height, width = x.shape[2:]
+    row = torch.arange(height, device=x.device).view(1, 1, -1, 1) - height / 2
+    column = torch.arange(width, device=x.device).view(1, 1, 1, -1) - width / 2
+    along = row * direction.cos() - column * direction.sin()
+    across = row * direction.sin() + column * direction.cos()
+    cycles = frequency * across + 2 * bend * along.square() / (height * width)
+    wave = (2 * torch.sin(2 * math.pi * cycles + start)).clamp(-1, 1)
+    return torch.round((x + amplitude * wave).clamp(0, 1) * 255) / 255
 
 
 def shrinking_matrix(size: int, scale: int) -> Tensor:

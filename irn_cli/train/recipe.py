@@ -27,6 +27,8 @@ _BEFORE = {
     "guide_chroma": 1.0,
     "momentum": 0.95,
     "optimiser": "adam",
+    "stripes": 0.0,
+    "stripes_levels": 40.0,
     "temperature": (1.0, 1.0),
 }
 
@@ -49,6 +51,8 @@ class Recipe:
     turns: bool  # turn crops by quarter turns at random
     grain: float  # share of the crops that get noise
     grain_levels: float  # its largest standard deviation, in levels of 255
+    stripes: float  # share of the crops that get fine stripes
+    stripes_levels: float  # their largest amplitude, in levels of 255
     # Weights of the losses' terms.
     reconstruction: float
     guide: float
@@ -56,7 +60,7 @@ class Recipe:
     distribution: float  # stage irn: sum(z^2); stage irn-plus: the adversarial term
     perceptual: float  # stage irn-plus only
     feature_scale: float  # VGG features, of torchvision's size, are multiplied by this before they are compared
-    temperature: tuple[float, float]  # range of what each crop's latent is multiplied by; a fifth gets the lowest
+    temperature: tuple[float, float]  # range of what each crop's latent is multiplied by; half gets the lowest
     # Optimiser.
     optimiser: Literal["adam", "muon"]  # muon: for convolutions, and Adam for biases
     lr: float  # peak learning rate
@@ -118,8 +122,8 @@ class Recipe:
             raise UsageError(f"scale must be 2, 4 or 8, not {self.scale}")
         if self.patch % self.scale or self.patch < 2 * self.scale:
             raise UsageError(f"patch must be a multiple of the scale {self.scale}, at least twice it, not {self.patch}")
-        if self.grain > 1 or self.anneal > 1 or self.setback >= 1:
-            raise UsageError("grain and anneal are shares of at most 1, and setback must be below 1")
+        if max(self.grain, self.stripes, self.anneal) > 1 or self.setback >= 1:
+            raise UsageError("grain, stripes and anneal are shares of at most 1, and setback must be below 1")
 
     @property
     def steps(self) -> int:
