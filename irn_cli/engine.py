@@ -313,6 +313,20 @@ class _ScaleAddG(_Half):
         target.sub_(G).mul_(scale) if upscaling else target.mul_(scale).add_(G)
 
 
+def read_twice(channels: int, dtype: torch.dtype, last: torch.dtype) -> int:
+    """How many channels of its input a dense block reads as the sum of two bfloat16: all, or none.
+
+    G and H read x1, a picture, of whose 8-bit levels one bfloat16 would step whole ones. F reads x2 so where its result
+    is wanted in float32.
+
+    Args:
+        channels: of the input.
+        dtype: of the block's arithmetic.
+        last: of its last convolution's.
+    """
+    return channels if dtype == torch.bfloat16 and (channels == 3 or last != dtype) else 0
+
+
 class _Dense:
     """A dense block, or two that read the same input, run down a tile a few rows at a time.
 
@@ -335,10 +349,7 @@ class _Dense:
         self, blocks: Sequence[DenseBlock], device: torch.device, dtype: torch.dtype, last: torch.dtype
     ) -> None:
         firsts, *rest = zip(*(block.children() for block in blocks), strict=True)
-        # G and H read x1, a picture. One bfloat16 would step whole levels of its 8 bits: it comes as the sum of two. So
-        # does x2 where F's result is wanted in float32.
-        channels = firsts[0].weight.shape[1]
-        self._twice = channels if dtype == torch.bfloat16 and (channels == 3 or last != dtype) else 0
+        self._twice = read_twice(firsts[0].weight.shape[1], dtype, last)
         make = partial(Convolution.of, twice=self._twice, device=device)
         self._first = make(firsts, dtype=dtype)  # they read the same
         self._blocks = []  # for each, of each window what convolves it

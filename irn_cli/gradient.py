@@ -21,7 +21,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from irn_cli.device import Precision, ieee_float32
-from irn_cli.engine import ALIGNMENT, REACH, Convolution, Progress, Tile, Workers, haar, plan_memory
+from irn_cli.engine import ALIGNMENT, REACH, Convolution, Progress, Tile, Workers, haar, plan_memory, read_twice
 from irn_cli.errors import DeviceError
 from irn_cli.model import IRN, SLOPE, DenseBlock, InvBlock
 
@@ -206,8 +206,7 @@ class _DenseGradient:
         convs = list(block.children())
         weights = [weight.detach() for weight in block.parameters() if weight.dim() == 4]
         growth, inputs = weights[0].shape[:2]
-        # Read in two bfloat16 parts, and given in float32, is what the engine's blocks read and give so.
-        self._twice = inputs if dtype == torch.bfloat16 and (inputs == 3 or last != dtype) else 0
+        self._twice = read_twice(inputs, dtype, last)
         self._convs = [
             Convolution.of([conv], self._twice, device, last if conv is convs[-1] else dtype) for conv in convs
         ]
