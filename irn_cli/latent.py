@@ -70,8 +70,12 @@ def write_latent(path: str | os.PathLike[str], kept: Kept, *, overwrite: bool = 
     _FORMAT.write(path, arrays, header, overwrite=overwrite)
 
 
-def read_latent(path: str | os.PathLike[str]) -> Kept:
+def read_latent(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> Kept:
     """Read what `write_latent` wrote.
+
+    Args:
+        path: the file.
+        max_pixels: refuse a larger original before it is decoded: a damaged file may claim any size.
 
     Raises:
         InputError: the file is missing, damaged, or holds something else.
@@ -86,7 +90,7 @@ def read_latent(path: str | os.PathLike[str]) -> Kept:
     if coded is None or coded.dtype != np.uint8 or coded.ndim != 1:
         raise InputError(f"{path} is damaged: expected 'picture', the bytes of a WebP or PNG")
     try:
-        original = _decoded(coded.tobytes())
+        original = _decoded(coded.tobytes(), max_pixels)
     except Exception as error:  # decoders of foreign bytes raise nearly anything
         raise InputError(f"{path} is damaged: the original in it cannot be decoded: {error}") from error
     if hash_pixels(original) != header["original"]:
@@ -102,8 +106,10 @@ def _encoded(pixels: NDArray[np.uint8]) -> bytes:
     return stream.getvalue()
 
 
-def _decoded(coded: bytes) -> NDArray[np.uint8]:
+def _decoded(coded: bytes, max_pixels: int | None) -> NDArray[np.uint8]:
     # Not by `Image.open`, which has a limit of pixels of its own.
     opened = PngImageFile if coded.startswith(_PNG) else WebPImageFile
     with opened(io.BytesIO(coded)) as image:
+        if max_pixels is not None and image.width * image.height > max_pixels:
+            raise ValueError(f"{image.width}x{image.height}, larger than {max_pixels} pixels")
         return np.array(image.convert("RGB"))

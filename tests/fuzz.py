@@ -19,6 +19,7 @@ import traceback
 import warnings
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -173,7 +174,7 @@ def latents() -> Target:
     write_latent(path, latent)
     seeds = [path.read_bytes()]
     write_latent(path, KeptOriginal(photo_like(9, 12), "a" * 64), overwrite=True)
-    return [*seeds, path.read_bytes()], _in_a_file(".latent.safetensors", read_latent)
+    return [*seeds, path.read_bytes()], _in_a_file(".latent.safetensors", partial(read_latent, max_pixels=PIXELS))
 
 
 def _network() -> IRN:

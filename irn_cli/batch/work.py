@@ -181,7 +181,8 @@ class Upscaler:
         """Do one job: `Work`."""
         beside = latent_path(job.source)
         if self.latent or (not self.draw and is_file(beside)):
-            picture = replace(picture, latent=read_latent(self.latent or beside))
+            most = 64 * picture.size[0] * picture.size[1]  # no scale is above 8
+            picture = replace(picture, latent=read_latent(self.latent or beside, max_pixels=most))
         if not (self.size or isinstance(picture.record, Record | Restored)):
             picture = _as_marked(picture)
         scaler = self._scaler(picture)
