@@ -200,18 +200,19 @@ def _end(driver: "subprocess.Popen[bytes]", patience: float) -> None:
         with suppress(subprocess.TimeoutExpired):
             driver.wait(patience)
     finally:  # at a second Ctrl-C, too
-        _kill_session(driver.pid)
+        kill_session(driver.pid)
         driver.wait()
 
 
-def _kill_session(leader: int) -> None:
-    """Kill all processes of a session; without `/proc` only its first group, whose raylet the workers do not outlive.
+def kill_session(leader: int) -> None:
+    """Kill all processes of a session, the caller last; without `/proc` only its first group, which is Ray itself.
 
-    A cluster that was there before the driver is in none of its sessions.
+    Workers do not outlive Ray. A cluster that was there before the driver is in none of its sessions.
     """
+    for _ in range(2):  # what one has started just before it was killed is found the second time
+        for path in Path("/proc").glob("[0-9]*"):  # workers have groups of their own
+            with suppress(OSError):  # it has ended meanwhile
+                if path.name != str(os.getpid()) and os.getsid(int(path.name)) == leader:
+                    os.kill(int(path.name), signal.SIGKILL)
     with suppress(OSError):  # nothing is left
-        os.killpg(leader, signal.SIGKILL)  # first, since these start the others
-    for path in Path("/proc").glob("[0-9]*"):  # workers have groups of their own
-        with suppress(OSError):  # it has ended meanwhile
-            if os.getsid(int(path.name)) == leader:
-                os.kill(int(path.name), signal.SIGKILL)
+        os.killpg(leader, signal.SIGKILL)

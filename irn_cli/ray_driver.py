@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import pickle
+import select
 import signal
 import socket
 import sys
@@ -23,7 +24,7 @@ from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from typing import Any, NoReturn
 
-from irn_cli.cluster import Lost, Setup, WorkersChanged
+from irn_cli.cluster import Lost, Setup, WorkersChanged, kill_session
 from irn_cli.errors import IrnError
 
 _MOST_DEATHS = 5  # in a row of a worker that is loading, before it is given up
@@ -258,6 +259,14 @@ def _watch_head(address: str) -> NoReturn:
     os._exit(1)
 
 
+def _watch_irn(connection: Connection) -> None:
+    """Kill all that was started here, and this process, when irn is gone: one that is killed cannot see to it."""
+    end = select.poll()
+    end.register(connection, 0)  # nothing but that the other side is closed
+    end.poll()
+    kill_session(os.getpid())
+
+
 def _leave(_number: int, _frame: object) -> NoReturn:
     sys.exit()
 
@@ -267,6 +276,7 @@ def main() -> None:
     import ray
 
     connection = Connection(int(sys.argv[1]))
+    threading.Thread(target=_watch_irn, args=(connection,), daemon=True).start()
     setup: Setup = connection.recv()
     dispatcher = Dispatcher(connection, [])
     try:

@@ -278,26 +278,31 @@ def in_sessions_of(leaders: set[int]) -> dict[int, str]:
     return names
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="processes are found through /proc")
-@pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_ends_workers_and_ray_and_leaves_no_half_file(times: int, tmp_path: Path) -> None:
-    save_model(tmp_path / "weights" / "irn-x4.safetensors", make_tiny_model(4))
-    for path in pictures(tmp_path / "photos", 3):
+def slow_batch(place: Path) -> "tuple[subprocess.Popen[str], dict[int, str]]":
+    """A batch whose worker has begun with a picture that takes ten minutes, and the processes below it."""
+    save_model(place / "weights" / "irn-x4.safetensors", make_tiny_model(4))
+    for path in pictures(place / "photos", 3):
         path.rename(path.with_name(f"slow{path.name}"))
     process = subprocess.Popen(
         [sys.executable, "-c", COPY, "downscale", "photos", "-o", "small", "--runner", "ray", "--workers", "1"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "IRN_WEIGHTS": str(tmp_path / "weights"), "RAY_ADDRESS": ""},
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "IRN_WEIGHTS": str(place / "weights"), "RAY_ADDRESS": ""},
         stderr=subprocess.PIPE,
         text=True,
     )
     until = time.monotonic() + 200
-    while not (tmp_path / "begun").exists():
+    while not (place / "begun").exists():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until, "the batch does not start"
         time.sleep(0.05)
-    below = started_by(process)
+    return process, started_by(process)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="processes are found through /proc")
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_ends_workers_and_ray_and_leaves_no_half_file(times: int, tmp_path: Path) -> None:
+    process, below = slow_batch(tmp_path)
     driver = next(pid for pid, name in below.items() if "irn_cli.ray_driver" in name)
     raylet = next(pid for pid, name in below.items() if "raylet/raylet" in name)
     assert "RAY_USAGE_STATS_ENABLED=0" in Path(f"/proc/{raylet}/environ").read_text().split("\0")
@@ -317,8 +322,32 @@ def test_ctrl_c_ends_workers_and_ray_and_leaves_no_half_file(times: int, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="processes are found through /proc")
-@pytest.mark.parametrize("begun", ["gcs_server", "ray::DashboardAgent", "default_worker"])
-def test_ctrl_c_while_ray_starts_leaves_nothing(begun: str, tmp_path: Path) -> None:
+def test_workers_and_ray_do_not_outlive_a_killed_irn(tmp_path: Path) -> None:
+    process, below = slow_batch(tmp_path)
+    leaders = {process.pid, *below}
+    process.kill()
+    process.communicate()
+    until = time.monotonic() + 10
+    while (left := in_sessions_of(leaders)) and time.monotonic() < until:
+        time.sleep(0.1)
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert not left, left
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="processes are found through /proc")
+@pytest.mark.parametrize(
+    ("number", "begun"),
+    [
+        (signal.SIGINT, "gcs_server"),
+        (signal.SIGINT, "ray::DashboardAgent"),
+        (signal.SIGINT, "default_worker"),
+        (signal.SIGKILL, "ray::DashboardAgent"),
+    ],
+)
+def test_an_end_while_ray_starts_leaves_nothing(number: signal.Signals, begun: str, tmp_path: Path) -> None:
     pictures(tmp_path / "photos", 3)
     process = subprocess.Popen(
         [sys.executable, "-m", "irn_cli", "downscale", "photos", "-o", "small", "--runner", "ray"],
@@ -335,7 +364,7 @@ def test_ctrl_c_while_ray_starts_leaves_nothing(begun: str, tmp_path: Path) -> N
         leaders |= started_by(process).keys()
         time.sleep(0.01)
     at = time.monotonic()
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    os.killpg(process.pid, number)  # as a terminal does with Ctrl-C
     _, errors = process.communicate(timeout=30)
     while (left := in_sessions_of(leaders)) and time.monotonic() - at < 5:
         time.sleep(0.05)
@@ -343,6 +372,7 @@ def test_ctrl_c_while_ray_starts_leaves_nothing(begun: str, tmp_path: Path) -> N
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     assert not left, left
-    assert process.returncode == 130
-    assert re.fullmatch(r"nothing done of 3 in [\d.]+ s\n+irn: interrupted\n", errors)
-    assert not list((tmp_path / "small").rglob("*"))
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert re.fullmatch(r"nothing done of 3 in [\d.]+ s\n+irn: interrupted\n", errors)
+        assert not list((tmp_path / "small").rglob("*"))
