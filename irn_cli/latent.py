@@ -78,7 +78,7 @@ def read_latent(path: str | os.PathLike[str], *, max_pixels: int | None = None) 
         max_pixels: refuse a larger original before it is decoded: a damaged file may claim any size.
 
     Raises:
-        InputError: the file is missing, damaged, or holds something else.
+        InputError: the file is missing, damaged, or holds something else, or a larger original.
     """
     header, arrays = _FORMAT.read(path)
     if header["format"] == _EARLIER:
@@ -91,6 +91,8 @@ def read_latent(path: str | os.PathLike[str], *, max_pixels: int | None = None) 
         raise InputError(f"{path} is damaged: expected 'picture', the bytes of a WebP or PNG")
     try:
         original = _decoded(coded.tobytes(), max_pixels)
+    except InputError:
+        raise
     except Exception as error:  # decoders of foreign bytes raise nearly anything
         raise InputError(f"{path} is damaged: the original in it cannot be decoded: {error}") from error
     if hash_pixels(original) != header["original"]:
@@ -111,5 +113,6 @@ def _decoded(coded: bytes, max_pixels: int | None) -> NDArray[np.uint8]:
     opened = PngImageFile if coded.startswith(_PNG) else WebPImageFile
     with opened(io.BytesIO(coded)) as image:
         if max_pixels is not None and image.width * image.height > max_pixels:
-            raise ValueError(f"{image.width}x{image.height}, larger than {max_pixels} pixels")
+            size = f"{image.width}x{image.height}"
+            raise InputError(f"the kept original belongs to another picture: {size} is over {max_pixels} pixels")
         return np.array(image.convert("RGB"))

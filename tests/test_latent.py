@@ -76,7 +76,7 @@ def test_files_of_earlier_versions_are_read(latent: Latent, tmp_path: Path) -> N
 def test_an_original_of_more_pixels_than_there_can_be_is_not_decoded(kept: KeptOriginal, tmp_path: Path) -> None:
     write_latent(tmp_path / "a", kept)
     read_latent(tmp_path / "a", max_pixels=2000)
-    with pytest.raises(InputError, match="cannot be decoded: 50x40, larger than 1999 pixels"):
+    with pytest.raises(InputError, match="belongs to another picture: 50x40 is over 1999 pixels"):
         read_latent(tmp_path / "a", max_pixels=1999)
 
 
