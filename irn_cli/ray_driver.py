@@ -196,6 +196,13 @@ def _last_line(error: Exception) -> str:
     return str(error).strip().rpartition("\n")[2].strip()
 
 
+def _refusal(error: Exception) -> str:
+    """Why Ray could not be reached or started; that a token is missing only the cause says."""
+    if "InvalidAuthToken" in str(error.__cause__):
+        return "it wants its token: RAY_AUTH_MODE=token uses ~/.ray/auth_token, which must be the head's"
+    return _last_line(error)
+
+
 def _start_workers(setup: Setup) -> list[Any]:
     """Connect to a cluster, or start one here, and start the workers.
 
@@ -218,7 +225,7 @@ def _start_workers(setup: Setup) -> list[Any]:
         ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # of any kind, and a plain one where a slow machine is late
         where = f"at {cluster.address} cannot be reached" if cluster.address else "cannot be started here"
-        raise IrnError(f"Ray {where}: {_last_line(error)}") from error
+        raise IrnError(f"Ray {where}: {_refusal(error)}") from error
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = cpus or min(2, max(node.get("CPU", 0) for node in nodes))
     gpus = cluster.gpus_per_worker

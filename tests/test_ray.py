@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,9 +61,9 @@ class Nodes:
         self.process.stdout.readline()
 
 
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
+@contextmanager
+def running(**variables: str) -> Iterator[Nodes]:
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT), **variables}
     process = subprocess.Popen(
         [sys.executable, "-c", NODES],
         env=environment,
@@ -75,6 +75,12 @@ def nodes() -> Iterator[Nodes]:
     assert process.stdout is not None
     yield Nodes(process.stdout.readline().strip(), process)
     process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with running() as nodes:
+        yield nodes
 
 
 def pictures(place: Path, count: int) -> list[Path]:
@@ -143,6 +149,18 @@ def test_workers_that_cannot_be_used_end_the_batch_in_one_line(nodes: Nodes) -> 
         list(run_jobs(Cluster(address="127.0.0.1:9"), load_double, range(4)))
     with pytest.raises(IrnError, match=r"^no node of the Ray cluster has room for a worker of 64 CPUs and 0 GPUs$"):
         list(run_jobs(Cluster(address=nodes.address, cpus_per_worker=64), load_double, range(4)))
+
+
+@pytest.mark.slow
+def test_a_head_that_wants_a_token_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with running(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="a" * 64) as nodes:
+        assert nodes.address
+        with pytest.raises(IrnError, match=r"cannot be reached: it wants its token: RAY_AUTH_MODE=token "):
+            list(run_jobs(nodes.cluster, load_double, [3]))
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)
+        assert (0, 6) in list(run_jobs(nodes.cluster, load_double, [3]))
 
 
 @pytest.mark.slow
