@@ -13,10 +13,10 @@ from typing import Any
 from irn_cli.errors import IrnError
 from irn_cli.image import MAX_PIXELS, peek, read
 from irn_cli.inputs import STREAM, Input
-from irn_cli.latent import latent_path
+from irn_cli.latent import find_latent
 from irn_cli.mark import Mark
 from irn_cli.mark import find as find_mark
-from irn_cli.paths import byte_count, is_file
+from irn_cli.paths import byte_count
 from irn_cli.picture import Picture
 from irn_cli.record import Record, Restored, hash_pixels
 from irn_cli.streams import standard_input
@@ -119,9 +119,8 @@ def describe(source: Input, scale: int = 4, *, max_pixels: int = MAX_PIXELS) -> 
     if record:
         known["weights"] = find_by_hash(record.weights)
     if isinstance(record, Record):
-        beside = latent_path(source.path)
         unchanged = record.small_size == picture.size and record.pixels == hash_pixels(picture.pixels)
-        return Info(**known, unchanged=unchanged, latent=beside if is_file(beside) else None)
+        return Info(**known, unchanged=unchanged, latent=find_latent(source.path))
     if record:
         return Info(**known)
     if mark := find_mark(picture):

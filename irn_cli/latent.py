@@ -5,6 +5,7 @@ took from the small picture, takes more space however it is coded, and restores 
 the same (`benchmarks/README.md` has the figures); it is still read from the files of earlier versions.
 """
 
+import errno
 import io
 import os
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from irn_cli.errors import InputError
 from irn_cli.formats.known import FORMATS
-from irn_cli.paths import to_path
+from irn_cli.paths import is_file, to_path
 from irn_cli.record import hash_pixels
 from irn_cli.tensors import TensorFormat
 
@@ -53,6 +54,17 @@ Kept = KeptOriginal | Latent
 def latent_path(small: str | os.PathLike[str]) -> Path:
     """The path of what is kept beside a small picture: `photo_down4.png` -> `photo_down4.latent.safetensors`."""
     return to_path(small).with_suffix(".latent.safetensors")
+
+
+def find_latent(small: str | os.PathLike[str]) -> Path | None:
+    """What is kept beside a small picture, if anything is."""
+    beside = latent_path(small)
+    try:
+        return beside if is_file(beside) else None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # the picture's own name may be as long as names can be
+            return None
+        raise
 
 
 def write_latent(path: str | os.PathLike[str], kept: Kept, *, overwrite: bool = False) -> None:

@@ -219,6 +219,15 @@ def test_samples_seeds_and_spread(run: Run) -> None:
     ended(run("upscale a_down4.png --spread"), 2, told="needs --samples 2 or more")
 
 
+def test_a_name_too_long_for_a_latent_beside_it_is_no_fault(run: Run) -> None:
+    photo("a.png", 40, 60)
+    name = f"{'b' * 248}.png"  # 252 bytes: with .latent.safetensors, over 255
+    ended(run(f"downscale a.png -o {name}"), 0)
+    ended(run(f"upscale {name} -o back.png"), 0)
+    assert read("back.png").size == (40, 60)
+    assert json.loads(run(f"info {name} --json").stdout)["latent"] is None
+
+
 def test_a_kept_original_is_found_beside_its_picture(run: Run) -> None:
     photo("a.png", 40, 60)
     result = run("downscale a.png --keep-latent --json")

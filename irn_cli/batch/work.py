@@ -16,8 +16,7 @@ from irn_cli.engine import Progress
 from irn_cli.errors import Code, InputError, UsageError, WeightsError
 from irn_cli.formats.known import written_as
 from irn_cli.inputs import STREAM
-from irn_cli.latent import latent_path, read_latent
-from irn_cli.paths import is_file
+from irn_cli.latent import find_latent, read_latent
 from irn_cli.picture import Picture, Pixels, Refinement
 from irn_cli.record import Record, Restored, hash_pixels
 from irn_cli.rescale import BorderChoice, OnArtifact, Rescaler
@@ -179,10 +178,9 @@ class Upscaler:
 
     def __call__(self, job: Job, picture: Picture, report: Report) -> Iterator[Product | Result]:
         """Do one job: `Work`."""
-        beside = latent_path(job.source)
-        if self.latent or (not self.draw and is_file(beside)):
+        if kept := self.latent or (None if self.draw else find_latent(job.source)):
             most = 64 * picture.size[0] * picture.size[1]  # no scale is above 8
-            picture = replace(picture, latent=read_latent(self.latent or beside, max_pixels=most))
+            picture = replace(picture, latent=read_latent(kept, max_pixels=most))
         if not (self.size or isinstance(picture.record, Record | Restored)):
             picture = _as_marked(picture)
         scaler = self._scaler(picture)
