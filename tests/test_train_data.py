@@ -58,11 +58,11 @@ def test_beyond_the_limit_a_mapped_cache_is_made_and_reused(folder: Path, monkey
     assert (mapped.stamp, mapped.skipped) == (in_memory.stamp, in_memory.skipped)
     assert len(list(data.cache_directory().iterdir())) == 2
 
-    def never(_path: Path) -> None:
+    def never(_path: Path, **_: object) -> None:
         raise AssertionError("decoded again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(data, "read", never)
+        patched.setattr(data, "read_original", never)
         again = load_pictures(paths, 4, 32, limit=0)
     assert torch.equal(again.pixels, in_memory.pixels)
     assert torch.equal(again.places, in_memory.places)

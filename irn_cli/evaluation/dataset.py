@@ -116,6 +116,18 @@ def unambiguous(names: Sequence[str], longer: Sequence[str]) -> list[str]:
     return chosen
 
 
+def read_original(path: Path, *, include_own: bool) -> Picture:
+    """Read a picture to be measured or learned from.
+
+    Raises:
+        InputError: it cannot be read, or irn made it, as the mark in its pixels tells where the record is stripped.
+    """
+    picture = read(path)
+    if not include_own and find_mark(picture):
+        raise InputError(f"{path}: irn made it, though its record was stripped; include-own takes it too")
+    return picture
+
+
 def load(dataset: DataSet, path: Path, scale: int, crop: int) -> Original:
     """Read a picture and make of it what is measured.
 
@@ -128,9 +140,7 @@ def load(dataset: DataSet, path: Path, scale: int, crop: int) -> Original:
     Raises:
         InputError: it cannot be read, is too small, or one that irn made though only the mark in its pixels tells.
     """
-    picture = read(path)
-    if not dataset.include_own and find_mark(picture):
-        raise InputError(f"{path}: irn made it, though its record was stripped; include-own takes it too")
+    picture = read_original(path, include_own=dataset.include_own)
     height, width = (side - side % scale for side in picture.size)
     need = max(WINDOW, -(-(WINDOW + 2 * crop) // scale)) * scale
     if min(height, width) < need:

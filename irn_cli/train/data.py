@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from irn_cli.errors import InputError, IrnError
+from irn_cli.evaluation.dataset import read_original
 from irn_cli.files import atomic_write, lock
 from irn_cli.hardware import usable_memory
-from irn_cli.image import read
-from irn_cli.mark import find as find_mark
 from irn_cli.paths import real_path
 
 _KEPT_SECONDS = 30 * 24 * 3600  # how long decoded pictures are kept that no run uses
@@ -174,9 +173,6 @@ def _decoded(paths: Sequence[Path], include_own: bool) -> Iterator[tuple[Path, N
 
 def _decode(path: Path, include_own: bool) -> NDArray[np.uint8] | str:
     try:
-        picture = read(path)
+        return read_original(path, include_own=include_own).pixels
     except IrnError as error:
         return str(error)
-    if not include_own and find_mark(picture):
-        return f"{path}: irn made it, though its record was stripped; include-own takes it too"
-    return picture.pixels
