@@ -46,7 +46,7 @@ def resolve_device(name: str) -> torch.device:
 def resolve_precision(name: str, device: torch.device) -> Precision:
     """Turn `auto`, `fp32` or `bf16` into the precision of the convolutions; the rest is float32 always.
 
-    `auto` is bfloat16 only where the processor multiplies it natively: elsewhere it is emulated, slower and less exact.
+    `auto` is bfloat16 only where the processor multiplies it natively: elsewhere it is emulated, slower than float32.
 
     Raises:
         UsageError: another word, or bfloat16 on `mps`.
@@ -66,6 +66,16 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere brought it; emulation does not count
     return device.type == "cpu" and multiplies_bfloat16()
+
+
+def multiplied_as(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """As what a convolution's operands, of a dtype, are multiplied: as float32 where a CPU has no products of bfloat16.
+
+    There torch's emulation takes several times as long. The product of two bfloat16 is exact in float32, in which
+    processors that multiply bfloat16 add up too: what then is rounded to bfloat16 is what they give.
+    """
+    emulated = dtype == torch.bfloat16 and device.type == "cpu" and not multiplies_bfloat16()
+    return torch.float32 if emulated else dtype
 
 
 class _Exact:

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from irn_cli.device import Precision, ieee_float32
+from irn_cli.device import Precision, ieee_float32, multiplied_as
 from irn_cli.errors import DeviceError
 from irn_cli.model import IRN, SLOPE, DenseBlock, InvBlock
 from irn_cli.threads import TorchPool
@@ -278,7 +278,7 @@ class _Half:
         self.cost = sum(weight.numel() for weight in weights)  # multiplications per position
         widest = max(weight.shape[1] for weight in weights if weight.dim() == 4)
         # Two windows, their convolutions' results, and as much again for the convolution's own; the couplings' float32.
-        self.bytes_per_position = 4 * widest * dtype.itemsize + 16 * self.channels
+        self.bytes_per_position = 4 * widest * multiplied_as(dtype, device).itemsize + 16 * self.channels
 
     def couple(self, target: Tensor, outputs: list[Tensor], upscaling: bool) -> None:
         raise NotImplementedError
@@ -455,13 +455,14 @@ class Convolution:
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         self.weight = weight.contiguous(memory_format=torch.channels_last)
-        self._bias = bias
+        kind = multiplied_as(weight.dtype, weight.device)
+        self._weight, self._bias = self.weight.to(kind), bias.to(kind)
         self._fours = None
         if weight.device.type == "cpu" and 4 * len(weight) <= 16:
-            fours = weight.new_zeros(4, *weight.shape[:3], 6)
+            fours = self._weight.new_zeros(4, *weight.shape[:3], 6)
             for pixel in range(4):
                 fours[pixel, ..., pixel : pixel + 3] = weight
-            self._fours = fours.flatten(0, 1).contiguous(memory_format=torch.channels_last), bias.repeat(4)
+            self._fours = fours.flatten(0, 1).contiguous(memory_format=torch.channels_last), self._bias.repeat(4)
 
     @classmethod
     def of(cls, convs: Sequence[nn.Module], twice: int, device: torch.device, dtype: torch.dtype) -> Self:
@@ -478,10 +479,11 @@ class Convolution:
         return type(self)(self.weight[:, :-count], torch.zeros_like(self._bias)), type(self)(rest, self._bias)
 
     def __call__(self, rows: Tensor, padding: int) -> Tensor:
-        rows = rows.to(self.weight.dtype)
+        rows = rows.to(self.weight.dtype).to(self._weight.dtype)
         if not self._fours or rows.shape[3] % 4:
-            return functional.conv2d(rows, self.weight, self._bias, padding=(padding, 1))
+            return functional.conv2d(rows, self._weight, self._bias, padding=(padding, 1)).to(self.weight.dtype)
         f = functional.conv2d(rows, *self._fours, stride=(1, 4), padding=(padding, 1))  # (1, 4 C', rows, W / 4)
+        f = f.to(self.weight.dtype)
         return f.permute(0, 2, 3, 1).reshape(1, f.shape[2], rows.shape[3], -1).permute(0, 3, 1, 2)
 
 

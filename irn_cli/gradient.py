@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from irn_cli.device import Precision, ieee_float32
+from irn_cli.device import Precision, ieee_float32, multiplied_as
 from irn_cli.engine import ALIGNMENT, REACH, Convolution, Progress, Tile, Workers, haar, plan_memory, read_twice
 from irn_cli.errors import DeviceError
 from irn_cli.model import IRN, SLOPE, DenseBlock, InvBlock
@@ -122,10 +122,9 @@ class _Half:
         self.cost = sum(weight.numel() for weight in weights)  # multiplications per position
         # Every block's features; a window, its result and the convolution's own copies; the couplings' float32.
         widest = self._dense[0].widest
-        numbers = 4 * growth * (len(blocks) + 1) + 4 * widest
-        self.bytes_per_position = (
-            numbers * dtype.itemsize + widest * (last.itemsize - dtype.itemsize) + 24 * self.channels
-        )
+        features = 4 * growth * (len(blocks) + 1) * dtype.itemsize
+        window = widest * (4 * multiplied_as(dtype, device).itemsize + last.itemsize - dtype.itemsize)
+        self.bytes_per_position = features + window + 24 * self.channels
 
     def walk(self, u: Tensor, g: Tensor, tile: Tile, device: torch.device) -> tuple[tuple[slice, slice], Tensor]:
         """Rewrite a tile of both maps; returns what is to be added, also around it, to the gradient of what is read.

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from irn_cli.errors import UsageError
@@ -13,8 +14,9 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of NVIDIA, of AMD, and in Windows' Linux
 
 
+@cache
 def multiplies_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 natively; elsewhere it is emulated, slower and less exact."""
+    """Whether the processor multiplies bfloat16 natively; elsewhere it is emulated, slower than float32."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:

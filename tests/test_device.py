@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from irn_cli.device import ieee_float32, resolve_device, resolve_precision, untuned_convolutions
+from irn_cli.device import ieee_float32, multiplied_as, resolve_device, resolve_precision, untuned_convolutions
 from irn_cli.errors import DeviceError, UsageError
 
 
@@ -92,6 +92,17 @@ def test_the_search_for_fast_convolutions_pauses_inside_the_scope(monkeypatch: p
         assert not torch.backends.cudnn.benchmark
         raise ZeroDivisionError
     assert torch.backends.cudnn.benchmark
+
+
+def test_bfloat16_is_multiplied_as_float32_only_on_a_processor_that_has_no_products_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr("irn_cli.device.multiplies_bfloat16", lambda native=native: native)
+        assert multiplied_as(torch.bfloat16, cpu) == expected
+        assert multiplied_as(torch.bfloat16, cuda) == torch.bfloat16
+        assert multiplied_as(torch.float64, cpu) == torch.float64
 
 
 def test_cuda_is_the_current_one_of_several_by_number(monkeypatch: pytest.MonkeyPatch) -> None:

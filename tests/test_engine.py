@@ -321,6 +321,25 @@ def test_bfloat16_is_near_float32(name: str, allowed: float) -> None:
     assert levels.quantile(0.999) < allowed
 
 
+@pytest.mark.parametrize("width", [32, 33])
+@pytest.mark.parametrize("outputs", [3, 32])
+def test_a_convolution_in_bfloat16_is_the_same_where_the_processor_has_no_products_of_it(
+    outputs: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(5)
+    weight, bias, rows = torch.randn(outputs, 48, 3, 3), torch.randn(outputs), torch.randn(1, 48, 20, width)
+    found = []
+    for native in (True, False):
+        monkeypatch.setattr("irn_cli.device.multiplies_bfloat16", lambda native=native: native)
+        found.append(Convolution(weight.bfloat16(), bias.bfloat16())(rows, 1))
+        assert found[-1].dtype == torch.bfloat16
+    exact = torch.nn.functional.conv2d(
+        rows.bfloat16().double(), weight.bfloat16().double(), bias.bfloat16().double(), padding=1
+    )
+    for one in found:
+        assert (one - exact).norm() < 0.003 * exact.norm()  # half a step of bfloat16 is 0.002 to 0.004 of a number
+
+
 @needs_shared
 @pytest.mark.slow
 @pytest.mark.timeout(1800)

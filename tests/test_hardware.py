@@ -55,7 +55,7 @@ def test_what_is_no_device(name: str) -> None:
 )
 def test_bfloat16_is_known_by_the_processors_flags(flags: str, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"processor\t: 0\n{flags}\n")
-    assert multiplies_bfloat16() is native
+    assert multiplies_bfloat16.__wrapped__() is native
 
 
 def test_where_flags_cannot_be_read_bfloat16_is_not_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,7 @@ def test_where_flags_cannot_be_read_bfloat16_is_not_claimed(monkeypatch: pytest.
         raise FileNotFoundError
 
     monkeypatch.setattr(Path, "read_text", missing)
-    assert not multiplies_bfloat16()
+    assert not multiplies_bfloat16.__wrapped__()
 
 
 def test_a_gpu_is_possible_where_a_driver_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,26 @@ def test_in_bfloat16_it_is_no_farther_from_float32_than_the_plain_block_is(chann
     assert errors(lean).mean() < 1.1 * errors(rounded).mean(), (errors(lean), errors(rounded))
 
 
+@pytest.mark.parametrize(("channels", "out"), [(3, 9), (9, 3)])
+def test_bfloat16_is_as_exact_where_the_processor_has_no_products_of_it(
+    channels: int, out: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = random_block(channels, out)
+    x = torch.rand(2, channels, 32, 32)
+    exact = gradients(plain, x)
+    error = {}
+    for native in (True, False):
+        monkeypatch.setattr("irn_cli.device.multiplies_bfloat16", lambda native=native: native)
+        lean = LeanDenseBlock(deepcopy(plain), torch.bfloat16)
+        assert lean.kind == (torch.bfloat16 if native else torch.float32)
+        found = gradients(lean, x)
+        assert [each.dtype for each in found] == 2 * [torch.float32] + 10 * [torch.bfloat16]
+        error[native] = max(
+            float((f - e).detach().norm() / e.detach().norm()) for f, e in zip(found, exact, strict=True)
+        )
+    assert 0.5 * error[True] < error[False] < 1.2 * error[True]
+
+
 def test_in_bfloat16_a_picture_is_read_more_finely_than_bfloat16_is() -> None:
     """A block that gives 16 (x - 0.75), of a picture a fraction of bfloat16's step (1/256) above 0.75."""
     plain = DenseBlock(3, 1, 4)

@@ -20,6 +20,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from irn_cli.device import multiplied_as
 from irn_cli.model import IRN, SLOPE, DenseBlock, InvBlock
 
 _MULTIPLE = 8  # of channels
@@ -59,6 +60,7 @@ class LeanDenseBlock(DenseBlock):
             self.add_module(name, conv.to(dtype))
         first, *_, last = (conv for conv in block.children() if isinstance(conv, nn.Conv2d))
         self.channels, self.out = first.in_channels, last.out_channels
+        self.dtype, self.kind = dtype, multiplied_as(dtype, first.weight.device)
         self.parts = 2 if self.channels == 3 and dtype == torch.bfloat16 else 1
         self.beside = beside
         self.layout: _Layout
@@ -115,7 +117,8 @@ def lay_out(blocks: Iterable[LeanDenseBlock]) -> None:
     for block in blocks:
         shapes.setdefault((block.channels, block.out), []).append(block)
     for (channels, out), alike in shapes.items():
-        stacks = [torch.stack(list(same)) for same in zip(*(block.parameters() for block in alike), strict=True)]
+        parameters = zip(*(block.parameters() for block in alike), strict=True)
+        stacks = [torch.stack(same).to(alike[0].kind) for same in parameters]
         weights, biases = stacks[0::2], stacks[1::2]  # (N, rows, columns, 3, 3) and (N, rows) of each convolution
         parts = [channels] * alike[0].parts
         zeros = weights[0].new_zeros(1, 1, -sum(parts) % _MULTIPLE, 3, 3)
@@ -141,15 +144,17 @@ class _DenseFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, block: LeanDenseBlock, *_: Tensor) -> Tensor:
         weights, biases = block.layout.forwards, block.layout.biases
-        high = x.to(weights[0].dtype)
-        features = [_aligned([high, x - high] if block.parts == 2 else [high], high.dtype)]
-        read = features[0]
+        high = x.to(block.dtype)
+        features = [_aligned([high, x - high] if block.parts == 2 else [high], block.dtype)]
+        read = features[0].to(block.kind)
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-            features.append(functional.leaky_relu_(functional.conv2d(read, weight, bias, padding=1), SLOPE))
-            read = torch.cat([read, features[-1]], 1)
+            result = functional.conv2d(read, weight, bias, padding=1).to(block.dtype)
+            features.append(functional.leaky_relu_(result, SLOPE))
+            read = torch.cat([read, features[-1].to(block.kind)], 1)
         ctx.save_for_backward(*features)
         ctx.block, ctx.layout = block, block.layout
-        return functional.conv2d(read, weights[-1], biases[-1], padding=1)[:, : block.out].to(x.dtype)
+        result = functional.conv2d(read, weights[-1], biases[-1], padding=1).to(block.dtype)
+        return result[:, : block.out].to(x.dtype)
 
     @staticmethod
     @once_differentiable
@@ -189,7 +194,9 @@ def _pull_back(
 
     def found(*wanted: bool) -> tuple[Tensor, Tensor, Tensor]:
         shape = [len(weight)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1
-        return torch.ops.aten.convolution_backward(later, feature, weight, *shape, wanted)  # type: ignore[no-any-return]
+        operands = later.to(weight.dtype), feature.to(weight.dtype), weight
+        results = torch.ops.aten.convolution_backward(*operands, *shape, wanted)
+        return tuple(result if result is None else result.to(later.dtype) for result in results)  # type: ignore[return-value]
 
     of_x, of_bias = mask
     if beside is None:
