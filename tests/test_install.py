@@ -166,3 +166,42 @@ def test_weights_that_shipping_would_round_are_refused(install: Callable[..., Re
     ran = install()
     assert ran.exit_code == 1
     assert "rounded to float16" in ran.output
+
+
+def test_the_mean_of_two_runs(tmp_path: Path, tiny_model: Callable[..., IRN]) -> None:
+    spec = importlib.util.spec_from_file_location("mean", SCRIPT.with_name("mean.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name, scale in (("one", 4), ("two", 4), ("wide", 2)):
+        (tmp_path / name).mkdir()
+        model = tiny_model(scale)
+        model.temperatures = (0.0, 1.0)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(1 + (name == "two"))
+        make_run(tmp_path / name, model)
+
+    def run(*names: str) -> Result:
+        return CliRunner().invoke(
+            module.mean, [*(str(tmp_path / name) for name in names[:2]), "-o", str(tmp_path / names[2])]
+        )
+
+    result = run("one", "two", "new")
+    assert result.exit_code == 0, result.output
+    one, two, new = (load_model(tmp_path / name / "weights.safetensors") for name in ("one", "two", "new"))
+    assert new.temperatures == (0.0, 1.0)
+    for a, b, c in zip(one.parameters(), two.parameters(), new.parameters(), strict=True):
+        torch.testing.assert_close(c, (a + b) / 2, rtol=0.004, atol=1e-6)
+    info = read_info(tmp_path / "new" / "weights.safetensors")
+    assert info.notes["steps"] == "1000"
+    hashes = [read_info(tmp_path / name / "weights.safetensors").hash[:12] for name in ("one", "two")]
+    assert info.notes["mean_of"] == ", ".join(hashes)
+    assert (tmp_path / "new" / "log.jsonl").read_bytes() == (tmp_path / "one" / "log.jsonl").read_bytes()
+    for others, message in ((("one", "wide", "bad"), "different shapes"), (("one", "two", "new"), "new")):
+        result = run(*others)
+        assert result.exit_code == 1
+        assert message in result.output
+        assert result.output.startswith("Error: ")
+    assert not (tmp_path / "bad").exists()

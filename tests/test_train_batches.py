@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from irn_cli.resize import bicubic
-from irn_cli.train.batches import Sampler, add_grain, add_stripes, gather, mixed_seed, shrinking_matrix
+from irn_cli.train.batches import Sampler, add_grain, add_panels, add_stripes, gather, mixed_seed, shrinking_matrix
 from irn_cli.train.data import Pictures
 from irn_cli.train.recipe import load_recipe
 from tests.helpers import SHARED, needs_shared
@@ -109,6 +109,24 @@ def test_grain_has_the_strength_and_the_share_that_are_asked_for(rng: torch.Gene
     assert 0.35 < common.mean() < 0.6
     assert common.min() < 0.15
     assert common.max() > 0.85
+
+
+def test_panels_are_flat_of_any_colour_and_on_the_share_that_is_asked_for(rng: torch.Generator) -> None:
+    noise = torch.full((600, 3, 64, 64), 2.0)  # no panel's colour
+    panelled = add_panels(noise, 0.25, rng)
+    covered = (panelled[:, 0] != 2).flatten(1).float().mean(1)
+    chosen = covered > 0
+    assert 0.18 < chosen.float().mean() < 0.3  # two deviations of 600 crops, and panels too thin to meet a pixel
+    assert covered.max() > 0.5
+    colours = [crop.flatten(1).unique(dim=1).T for crop in panelled[chosen]]
+    assert max(map(len, colours)) == 3  # what was there, and two flat areas
+    flat = torch.cat(colours)
+    flat = 255 * flat[flat[:, 0] != 2]
+    torch.testing.assert_close(flat, flat.round(), rtol=0, atol=1e-4)
+    ends = [(flat == end).all(1).float().mean() for end in (0, 255)]
+    assert min(ends) > 0.08, "black and white are frequent"
+    assert (flat.amax(1) - flat.amin(1)).max() > 150, "there are strong colours"
+    assert torch.equal(panelled[~chosen], noise[~chosen])
 
 
 def test_stripes_have_the_strength_the_share_and_the_periods_that_are_asked_for(rng: torch.Generator) -> None:

@@ -190,6 +190,15 @@ def test_a_setback_lowers_both_sides_rates() -> None:
         assert torch.equal(weight, before.get(f"weights/{name}", before.get(f"discriminator/{name}"))), name
 
 
+def test_what_was_trained_in_bfloat16_is_exported_as_bfloat16_has_it() -> None:
+    for precision, rounded in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        step = make_step(precision)
+        step.run(0, 1e-3)
+        for weight, average in zip(step.averaged().parameters(), step.average, strict=True):
+            assert weight.dtype == torch.float32
+            assert torch.equal(weight, average.to(rounded).float())
+
+
 def test_bfloat16_convolutions_leave_masters_and_losses_in_float32() -> None:
     step, exact = make_step("bf16"), make_step()
     step.run(0, 1e-3)

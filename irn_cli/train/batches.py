@@ -1,7 +1,7 @@
 """Batches: which crops a step learns from, cut out of the training pictures, with their guides and drawn latents.
 
-Cropping, mirroring, turning, stripes and grain are tensor arithmetic on whichever device holds the pictures, without a
-branch that depends on data: the same code runs eagerly on a CPU and inside a captured CUDA graph.
+Cropping, mirroring, turning, panels, stripes and grain are tensor arithmetic on whichever device holds the pictures,
+without a branch that depends on data: the same code runs eagerly on a CPU and inside a captured CUDA graph.
 """
 
 import hashlib
@@ -89,6 +89,8 @@ class Batches:
         recipe, margin = self._recipe, self._margin
         crops = gather(self._pixels, self._picks, recipe.patch, margin) if self.resident else self._crops
         x = crops.permute(0, 3, 1, 2).float() / 255
+        if recipe.panels:
+            x = add_panels(x, recipe.panels, self.generator)
         if recipe.stripes:
             x = add_stripes(x, recipe.stripes, recipe.stripes_levels, self.generator)
         if recipe.grain:
@@ -212,6 +214,34 @@ def add_grain(x: Tensor, share: float, levels: float, generator: torch.Generator
     own = torch.randn(x.shape, generator=generator, device=x.device)
     noisy = x + deviation * (common.sqrt() * whole + (1 - common).sqrt() * own)
     return torch.round(noisy.clamp(0, 1) * 255) / 255
+
+
+def add_panels(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Cover parts of some crops with flat colours, as of slides, screens and drawings.
+
+    Each crop, with probability `share`, gets two rectangles of any size and place, one over the other where they meet.
+    Their colours are of any saturation; black and white are frequent.
+
+    Args:
+        x: (B, 3, H, W) float, in [0, 1].
+        share: how many of the crops, 0 to 1.
+        generator: where the randomness comes from, on x's device.
+
+    Returns:
+        The same shape, in [0, 1]; the flat colours are of 8 bits.
+    """
+
+    def uniform(channels: int = 1) -> Tensor:
+        return torch.rand(len(x), channels, 1, 1, generator=generator, device=x.device)
+
+    row, column = (torch.arange(size, device=x.device) / size for size in x.shape[2:])
+    chosen = uniform() < share
+    for _ in range(2):
+        rows, columns = ((line - uniform()).abs() < uniform() / 2 for line in (row.view(1, 1, -1, 1), column))
+        colour = 2 * uniform() - 0.5 + uniform() * (uniform(3) - 0.5)
+        colour = torch.round(colour.clamp(0, 1) * 255) / 255
+        x = torch.where(rows & columns & chosen, colour, x)
+    return x
 
 
 def add_stripes(x: Tensor, share: float, levels: float, generator: torch.Generator) -> Tensor:

@@ -27,6 +27,7 @@ _BEFORE = {
     "guide_chroma": 1.0,
     "momentum": 0.95,
     "optimiser": "adam",
+    "panels": 0.0,
     "stripes": 0.0,
     "stripes_levels": 40.0,
     "temperature": (1.0, 1.0),
@@ -51,6 +52,7 @@ class Recipe:
     turns: bool  # turn crops by quarter turns at random
     grain: float  # share of the crops that get noise
     grain_levels: float  # its largest standard deviation, in levels of 255
+    panels: float  # share of the crops that get flat coloured areas
     stripes: float  # share of the crops that get fine stripes
     stripes_levels: float  # their largest amplitude, in levels of 255
     # Weights of the losses' terms.
@@ -122,8 +124,8 @@ class Recipe:
             raise UsageError(f"scale must be 2, 4 or 8, not {self.scale}")
         if self.patch % self.scale or self.patch < 2 * self.scale:
             raise UsageError(f"patch must be a multiple of the scale {self.scale}, at least twice it, not {self.patch}")
-        if max(self.grain, self.stripes, self.anneal) > 1 or self.setback >= 1:
-            raise UsageError("grain, stripes and anneal are shares of at most 1, and setback must be below 1")
+        if max(self.grain, self.panels, self.stripes, self.anneal) > 1 or self.setback >= 1:
+            raise UsageError("grain, panels, stripes and anneal are shares of at most 1, and setback must be below 1")
 
     @property
     def steps(self) -> int:
