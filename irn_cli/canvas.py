@@ -15,6 +15,7 @@ from irn_cli.device import trim_memory
 from irn_cli.engine import Engine, Progress
 from irn_cli.errors import InputError
 from irn_cli.latent import Latent
+from irn_cli.orientation import as_stored, as_upright
 from irn_cli.picture import Pixels
 from irn_cli.record import hash_pixels
 
@@ -24,12 +25,13 @@ _BAND = 64  # rows converted at a time between 8 bits and float32
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """An original of some size, made small and large by an engine with a border around it."""
+    """An original of some size, made small and large by an engine with a border around it, in some orientation."""
 
     engine: Engine
-    border: Border
-    size: tuple[int, int]  # the original's (H, W)
+    border: Border  # of the picture as it lies in the network
+    size: tuple[int, int]  # the original's (H, W), upright
     grey: bool = False  # whether what is restored has three equal channels
+    orientation: int = 1  # in which it lies in the network: all pixels that come and go are upright
 
     @property
     def scale(self) -> int:
@@ -37,15 +39,17 @@ class Canvas:
 
     def downscale(self, pixels: Pixels, progress: Progress | None = None) -> Pixels:
         """Make the original small."""
-        rows, columns = self.border.sources(self.size, self.scale)
+        pixels = as_stored(pixels, self.orientation)
+        size = pixels.shape[0], pixels.shape[1]
+        rows, columns = self.border.sources(size, self.scale)
         x = self.engine.new_map(len(rows), len(columns), 3)
         for top in range(0, len(rows), _BAND):
             band = pixels[rows[top : top + _BAND]].take(columns, 1)
             x[top : top + _BAND] = _sent(torch.from_numpy(band), x.device)  # to a GPU as bytes
             x[top : top + _BAND] /= 255
         u = self.engine.downscale(x, progress)  # (h, w, 3 s^2), border included
-        small = -(-self.size[0] // self.scale), -(-self.size[1] // self.scale)
-        return to_pixels(u[self.border.rows :, self.border.columns :, :3], small)
+        small = -(-size[0] // self.scale), -(-size[1] // self.scale)
+        return as_upright(to_pixels(u[self.border.rows :, self.border.columns :, :3], small), self.orientation)
 
     def upscale(self, small: Pixels, progress: Progress | None = None) -> Pixels:
         """Make a small picture large with the latent that is drawn by default."""
@@ -71,9 +75,10 @@ class Canvas:
         return self.cut(x)
 
     def cut(self, x: Tensor) -> Pixels:
-        """The network's large picture (s h, s w, 3), rounded, without the border."""
+        """The network's large picture (s h, s w, 3), rounded, without the border, upright."""
         top, left = self.border.rows * self.scale, self.border.columns * self.scale
-        return to_pixels(x[top:, left:], self.size, grey=self.grey)
+        size = self.size if self.orientation <= 4 else self.size[::-1]
+        return as_upright(to_pixels(x[top:, left:], size, grey=self.grey), self.orientation)
 
     def with_latent(self, small: Pixels, latent: Latent) -> Tensor:
         """A map of the small picture and the latent that an earlier version kept, rounding undone.
@@ -92,6 +97,7 @@ class Canvas:
         return u
 
     def _extended(self, small: Pixels) -> Pixels:
+        small = as_stored(small, self.orientation)
         rows, columns = self.border.sources((small.shape[0], small.shape[1]))
         extended: Pixels = small[rows][:, columns]
         return extended

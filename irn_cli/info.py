@@ -67,6 +67,8 @@ class Info:
             record = self.record
             yield f"  made by irn: {record.scale} times smaller than {record.width}x{record.height}{_grey(record.mode)}"
             yield f"  weights: {record.model} revision {record.revision} ({record.weights[:12]}), {self._place()}"
+            if record.orientation != 1:
+                yield f"  orientation in the network: {record.orientation} of EXIF's 8"
             yield f"  pixels: {'unchanged' if self.unchanged else 'changed since: it will restore poorly'}"
             if self.latent:
                 yield f"  restores bit for bit with: {self.latent}"

@@ -14,7 +14,6 @@ from irn_cli.picture import Picture
 from irn_cli.record import Record, hash_pixels
 
 LEAST = 1 << 18  # pixels of a small picture, below which the mark could cost more than a thousandth of a dB
-_VERSION = 1
 _SCALES = {1: 2, 2: 4, 3: 8}
 
 
@@ -26,6 +25,7 @@ class Mark:
     size: tuple[int, int]  # (H, W) of the original
     mode: str  # "RGB" or "L": the original's colours
     weights: str  # the first five hexadecimal digits of the weights' hash
+    orientation: int = 1  # as a record's
 
 
 def put(picture: Picture) -> Picture:
@@ -52,11 +52,11 @@ def find(picture: Picture) -> Mark | None:
     bits = picture.pixels.reshape(-1, 3)[chosen, 1] & 1
     told, check = np.packbits(bits).view(">u4").tolist()
     scale = _SCALES.get(told >> 26 & 3)
-    if told >> 29 != _VERSION or scale is None or check != _check(told, picture.size):
+    if scale is None or check != _check(told, picture.size):
         return None
     rows, columns = picture.size
     size = (rows * scale - (told >> 23 & 7), columns * scale - (told >> 20 & 7))
-    return Mark(scale, size, "L" if told >> 28 & 1 else "RGB", f"{told & 0xFFFFF:05x}")
+    return Mark(scale, size, "L" if told >> 28 & 1 else "RGB", f"{told & 0xFFFFF:05x}", told >> 29 or 8)
 
 
 def _places(picture: Picture) -> NDArray[np.int64] | None:
@@ -72,7 +72,7 @@ def _places(picture: Picture) -> NDArray[np.int64] | None:
 
 def _bits(record: Record, small: tuple[int, int]) -> NDArray[np.uint8]:
     (rows, columns), scale = small, record.scale
-    told = _VERSION << 29 | (record.mode == "L") << 28 | (scale.bit_length() - 1) << 26
+    told = record.orientation % 8 << 29 | (record.mode == "L") << 28 | (scale.bit_length() - 1) << 26
     told |= (rows * scale - record.height) << 23 | (columns * scale - record.width) << 20 | int(record.weights[:5], 16)
     return np.unpackbits(np.array([told, _check(told, small)], ">u4").view(np.uint8))
 

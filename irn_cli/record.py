@@ -20,7 +20,7 @@ from irn_cli.errors import RecordError
 
 # Counts up when an older reader could no longer restore a newer small picture rightly. A picture that needs nothing of
 # what a format brought is written in the one before.
-FORMAT = 2
+FORMAT = 3
 _WIDEST = 64  # pixels of the small picture: a wider border would be nothing but a way to fill somebody's memory
 
 Value = TypeVar("Value")
@@ -48,6 +48,7 @@ class Record:
     border: str = _since(2, "zero")  # what surrounded it in the network: `border.Border`'s kind, rows and columns
     border_rows: int = _since(2, 0)
     border_columns: int = _since(2, 0)
+    orientation: int = _since(3, 1)  # EXIF's number of how the upright picture lay in the network
     name: str = _since(1, "")  # of the original's file, without directories
     format: str = _since(1, "")  # of that file: "jpeg", "png", "webp", "tiff", "bmp", "gif", "avif", "heif" or "jxl"
 
@@ -61,6 +62,8 @@ class Record:
             raise RecordError(f"a record of an unknown method {self.method!r} or border {self.border!r}")
         if not all(0 <= margin <= _WIDEST for margin in (self.border_rows, self.border_columns)):
             raise RecordError(f"a record of an impossible border: {self.border_rows} x {self.border_columns}")
+        if not 1 <= self.orientation <= 8:
+            raise RecordError(f"a record of an unknown orientation: expected 1 to 8, found {self.orientation}")
         if re.search("[/\0]", self.name) or self.name in (".", ".."):
             raise RecordError(f"a record whose 'name' is not a file's: {self.name[:80]!r}")
         for name in ("weights", "pixels"):

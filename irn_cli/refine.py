@@ -145,7 +145,7 @@ def residual(x: Tensor, original: Pixels, corner: tuple[int, int], *, grey: bool
 
     Args:
         x: (H', W', 3) float32, on any device.
-        original: (H, W, 3) levels.
+        original: (H, W, 3) levels, as it lies in the map.
         corner: the row and column of the map at which the picture begins.
         grey: whether `upscale` takes the mean of the channels.
 
@@ -161,7 +161,7 @@ def residual(x: Tensor, original: Pixels, corner: tuple[int, int], *, grey: bool
         band = picture[rows]
         if grey:
             band = band.mean(2, keepdim=True).expand_as(band)
-        error = band.clamp(0, 1) - torch.from_numpy(original[rows]).to(x.device) / 255
+        error = band.clamp(0, 1) - torch.from_numpy(np.ascontiguousarray(original[rows])).to(x.device) / 255
         result[rows] = error * ((band >= 0) & (band <= 1))
     return gradient
 

@@ -29,6 +29,7 @@ from irn_cli.latent import KeptOriginal
 from irn_cli.mark import put as put_mark
 from irn_cli.metrics import Psnr
 from irn_cli.model import IRN
+from irn_cli.orientation import as_stored, as_upright
 from irn_cli.picture import Picture, Pixels, Refinement
 from irn_cli.record import Record, Restored, hash_pixels
 from irn_cli.refine import Rails, find_better, residual
@@ -37,6 +38,7 @@ from irn_cli.weights import weights_hash
 
 OnArtifact = Literal["warn", "fail", "bicubic"]
 BorderChoice = Literal["auto", Kind]
+Orientations = Literal[1, 4, 8]  # upright; flipped, too; on its side, too
 
 _SHARES = (0.25, 0.5, 0.75, 1.0)  # of the bicubic small picture, tried in turn where a blotch is
 _BORDER = 32  # pixels of the original that a border asked for by name adds at least
@@ -56,6 +58,7 @@ class Rescaler:
 
         picture -> fill what is transparent -> pad to a multiple of s, and by the border
                 -> downscale -> take the border off -> round y -> small picture + record
+        (so in several orientations, if asked for, and the one kept that is restored best)
         small picture -> (refined, if asked for, until what `upscale` makes of it comes nearest to the picture)
 
         small picture -> add the border, and z drawn from N(0, T^2)
@@ -114,6 +117,7 @@ class Rescaler:
         keep_latent: bool = False,
         on_artifact: OnArtifact = "warn",
         border: BorderChoice = "auto",
+        orientations: Orientations = 1,
         refine: int = 0,
         mark: bool = False,
         progress: Progress | None = None,
@@ -132,6 +136,9 @@ class Rescaler:
                 the picture continued. `auto` is `zero`, but a picture with a side below `border.LEAST` is tried with
                 `zero`, with `mirror`, and with bicubic interpolation in the network's place, and the best one taken: it
                 restores no worse than interpolation.
+            orientations: how many of EXIF's eight to try in the network: 1, 4 (flipped) or 8 (turned on its side, too);
+                each is made small and restored, and the one kept that is restored best, without a blotch if there is
+                one without. A picture restored best without the network is left as it is.
             refine: how often to change the small picture so that it is restored better, about four ways through the
                 network each. It stays as near to bicubic as it was, but for little, and where nothing is better, as it
                 is.
@@ -144,14 +151,18 @@ class Rescaler:
 
         Raises:
             TypeError: no such picture.
-            UsageError: an option means nothing: another word, or a negative `refine`.
+            UsageError: an option means nothing: another word, a negative `refine` or another number of orientations.
             InputError: there is a blotch, and `on_artifact` is `fail`; or a file cannot be read.
         """
         if refine < 0:
             raise UsageError(f"refine: expected a number of iterations, not {refine}")
-        for name, value, words in (("on_artifact", on_artifact, OnArtifact), ("border", border, BorderChoice)):
-            if value not in get_args(words):
-                raise UsageError(f"{name}: expected one of {', '.join(get_args(words))}, not {value!r}")
+        for name, value, known in (
+            ("on_artifact", on_artifact, OnArtifact),
+            ("border", border, BorderChoice),
+            ("orientations", orientations, Orientations),
+        ):
+            if value not in get_args(known):
+                raise UsageError(f"{name}: expected one of {', '.join(map(str, get_args(known)))}, not {value!r}")
         picture = as_picture(picture)
         pixels = fill_hidden(picture.pixels, picture.alpha)
         height, width = picture.size
@@ -163,12 +174,13 @@ class Rescaler:
             surroundings = Border()
         alpha = None if picture.alpha is None else shrink_alpha(picture.alpha, self.scale)
 
-        def finish(small: Pixels) -> Picture:
+        def finish(small: Pixels, orientation: int = 1) -> Picture:
             """What comes of pixels: a small picture with its record and, if asked for, its mark."""
             record = dataclasses.replace(
                 self.record(small, (height, width), picture.mode),
                 grey_icc=base64.b64encode(picture.icc).decode() if picture.icc and picture.mode == "L" else "",
                 **_remembered(surroundings),
+                orientation=orientation,
                 name=picture.name,
                 format=picture.format,
             )
@@ -184,20 +196,25 @@ class Rescaler:
             )
             return put_mark(finished) if mark else finished
 
-        refinement, warnings = None, list(picture.warnings)
+        refinement, orientation, warnings = None, 1, list(picture.warnings)
         if surroundings is None:
             small = _rounded(bicubic_small(pixels, self.scale))
             if refine:
                 warnings.append("not refined: so small a picture is restored best without the network")
         else:
-            stages = _stages(progress, [1, *[1, 3] * refine, *[1, 1, 1] * (refine > 0)])
-            canvas, stage = self._canvas(surroundings, picture.size), next(stages)
-            small, told = self._without_blotch(canvas, pixels, canvas.downscale(pixels, stage), on_artifact, stage)
+            tried = 2 * orientations if orientations > 1 else 1
+            stages = _stages(progress, [*[1] * tried, *[1, 3] * refine, *[1, 1, 1] * (refine > 0)])
+            canvases = [self._canvas(surroundings, picture.size, orientation=k + 1) for k in range(orientations)]
+            making = [next(stages) for _ in range(tried)]
+            canvas, small = self._best_laid(canvases, pixels, picture.mode == "L", making)
+            orientation = canvas.orientation
+            small, told = self._without_blotch(canvas, pixels, small, on_artifact, making[-1])
             warnings += told
             if refine:
                 restored = dataclasses.replace(canvas, grey=picture.mode == "L")
-                small, refinement = self._refine(restored, pixels, small, refine, finish, stages, refining)
-        return dataclasses.replace(finish(small), refinement=refinement, warnings=tuple(warnings))
+                finished = partial(finish, orientation=orientation)
+                small, refinement = self._refine(restored, pixels, small, refine, finished, stages, refining)
+        return dataclasses.replace(finish(small, orientation), refinement=refinement, warnings=tuple(warnings))
 
     def upscale(
         self,
@@ -257,7 +274,8 @@ class Rescaler:
             if kept.original != hash_pixels(pixels):
                 doubts.append("the kept latent did not bring the original back bit for bit: other hardware?")
         else:
-            canvas = self._canvas(surroundings, size, grey=mode == "L")
+            orientation = record.orientation if record else 1
+            canvas = self._canvas(surroundings, size, grey=mode == "L", orientation=orientation)
             u = canvas.draw(picture.pixels, seed=seed, temperature=temperature, sample=sample)
             pixels = canvas.restore(u, progress)
             drawn = int(seed), float(temperature), int(sample)  # a record takes no numbers of NumPy's
@@ -308,8 +326,34 @@ class Rescaler:
                 self._engines[precision] = Engine(self.model, self._device, precision, self._memory)
             return self._engines[precision]
 
-    def _canvas(self, border: Border, size: tuple[int, int], *, exact: bool = False, grey: bool = False) -> Canvas:
-        return Canvas(self._engine(exact), border, size, grey)
+    def _canvas(
+        self,
+        border: Border,
+        size: tuple[int, int],
+        *,
+        exact: bool = False,
+        grey: bool = False,
+        orientation: int = 1,
+    ) -> Canvas:
+        if orientation > 4:
+            border = Border(border.kind, border.columns, border.rows)
+        return Canvas(self._engine(exact), border, size, grey, orientation)
+
+    def _best_laid(
+        self, canvases: list[Canvas], pixels: Pixels, grey: bool, stages: list[Progress | None]
+    ) -> tuple[Canvas, Pixels]:
+        """The orientation in which a picture restores best, with the small picture; one with a blotch is the last."""
+        if len(canvases) == 1:
+            return canvases[0], canvases[0].downscale(pixels, stages[0])
+        reference = bicubic_small(pixels, self.scale, self._device)
+        least, best = (True, math.inf), (canvases[0], pixels)
+        for canvas, down, up in zip(canvases, stages[::2], stages[1::2], strict=True):
+            small = canvas.downscale(pixels, down)
+            restored = dataclasses.replace(canvas, grey=grey).upscale(small, up)
+            found = find_artifact(small, reference).deviation > THRESHOLD, _error(pixels, [(0, restored)])
+            if found < least:
+                least, best = found, (canvas, small)
+        return best
 
     def _unknown(self, temperature: float) -> list[str]:
         """A warning about a temperature that the network was not trained for, if it is one."""
@@ -334,7 +378,8 @@ class Rescaler:
             if self._gradient is None:
                 self._gradient = Gradient(self.model, self._device, self._sampling, self._memory)
         gradient = self._gradient
-        border, (height, width) = canvas.border, small.shape[:2]
+        laid, orientation = as_stored(pixels, canvas.orientation), canvas.orientation
+        border, (height, width) = canvas.border, as_stored(small, orientation).shape[:2]
         inside = slice(border.rows, border.rows + height), slice(border.columns, border.columns + width)
         corner = border.rows * self.scale, border.columns * self.scale
 
@@ -349,9 +394,9 @@ class Rescaler:
 
         def pull_back(x: Tensor) -> Tensor:
             give_back()
-            _, found = gradient.pull_back(x, residual(x, pixels, corner, grey=canvas.grey), next(stages))
+            _, found = gradient.pull_back(x, residual(x, laid, corner, grey=canvas.grey), next(stages))
             # What a border copies counts at its own place only: exact is not needed. A copy lets go of the whole map.
-            return found[inside][..., :3].clone()
+            return torch.from_numpy(as_upright(found[inside][..., :3].clone().cpu().numpy(), orientation))
 
         rails = Rails(small, _rounded(bicubic_small(pixels, self.scale, self._device)))
         return find_better(small, pixels, iterations, rails, restore=restore, pull_back=pull_back, told=refining)

@@ -1052,9 +1052,9 @@ def test_a_record_that_cannot_be_read_is_told(run: Run) -> None:
     ended(run("downscale a.png -o small/"), 0)
     image = Image.open("small/a_down4.png")
     chunks = PngImagePlugin.PngInfo()
-    chunks.add_text("irn", image.info["irn"].replace('"irn":1', '"irn":3'))
+    chunks.add_text("irn", image.info["irn"].replace('"irn":1', '"irn":4'))
     image.save("small/a_down4.png", pnginfo=chunks)
-    ended(run("upscale small"), 1, told="warning: a record of format 3: a newer irn is needed")
+    ended(run("upscale small"), 1, told="warning: a record of format 4: a newer irn is needed")
 
 
 def test_json_is_strict(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,13 @@ def test_it_tells_how_to_restore(scale: int, mode: str) -> None:
         assert marked.record.pixels == hash_pixels(marked.pixels)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_it_tells_the_orientation(orientation: int) -> None:
+    found = mark.find(mark.put(small(orientation=orientation)))
+    assert found is not None
+    assert found.orientation == orientation
+
+
 def test_a_stripped_small_picture_is_no_original(tmp_path: Path) -> None:
     stripped, told = Picture(mark.put(small()).pixels), "irn made it, though its record was stripped"
     write(path := tmp_path / "a.png", stripped)

@@ -29,6 +29,7 @@ records = st.builds(
     border=st.sampled_from(["zero", "mirror", "edge"]),
     border_rows=st.integers(0, 64),
     border_columns=st.integers(0, 64),
+    orientation=st.integers(1, 8),
     name=st.text(st.characters(exclude_characters="/\0"), max_size=40).filter(lambda name: name not in (".", "..")),
     format=names,
 )
@@ -96,7 +97,7 @@ def valid(**changes: object) -> str:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"irn": 3}, "newer irn"),
+        ({"irn": 4}, "newer irn"),
         ({"kind": "large"}, "unknown kind"),
         ({"scale": 3}, "impossible sizes"),
         ({"width": 0}, "impossible sizes"),
@@ -105,6 +106,7 @@ def valid(**changes: object) -> str:
         ({"method": "magic"}, "unknown method 'magic'"),
         ({"border": "wrap"}, "border 'wrap'"),
         ({"border_rows": 65}, "impossible border: 65 x 0"),
+        ({"orientation": 9}, "unknown orientation: expected 1 to 8, found 9"),
         ({"pixels": "zz"}, "not a SHA-256"),
         ({"weights": "\n" * 64}, "not a SHA-256"),
         ({"grey_icc": "é"}, "grey_icc"),

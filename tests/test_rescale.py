@@ -309,10 +309,12 @@ def test_writing_a_picture_writes_its_original_beside_it(tiny_model: Models, tmp
         write(io.BytesIO(), small)
 
 
-@pytest.mark.parametrize(("name", "value"), [("on_artifact", "Warn"), ("border", "reflect"), ("border", "")])
-def test_words_that_mean_nothing_are_refused(tiny_model: Models, name: str, value: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"), [("on_artifact", "Warn"), ("border", "reflect"), ("border", ""), ("orientations", 3)]
+)
+def test_words_that_mean_nothing_are_refused(tiny_model: Models, name: str, value: str | int) -> None:
     options: dict[str, Any] = {name: value}
-    with pytest.raises(UsageError, match=f"{name}: expected one of .*, not '{value}'"):
+    with pytest.raises(UsageError, match=f"{name}: expected one of .*, not {value!r}"):
         Rescaler(tiny_model(2), "cpu", "fp32").downscale(Picture(photo_like(70, 66)), **options)
 
 

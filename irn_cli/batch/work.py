@@ -19,7 +19,7 @@ from irn_cli.inputs import STREAM
 from irn_cli.latent import find_latent, read_latent
 from irn_cli.picture import Picture, Pixels, Refinement
 from irn_cli.record import Record, Restored, hash_pixels
-from irn_cli.rescale import BorderChoice, OnArtifact, Rescaler
+from irn_cli.rescale import BorderChoice, OnArtifact, Orientations, Rescaler
 from irn_cli.weights import DEFAULT_MODELS, find_by_hash, read_info
 
 
@@ -58,6 +58,7 @@ class Downscaler:
     keep_latent: bool = False
     on_artifact: OnArtifact = "warn"
     border: BorderChoice = "auto"
+    orientations: Orientations = 1
     refine: int = 0
     verify: bool = False
     min_psnr: float | None = None  # dB on Y; a picture that restores worse is not written
@@ -84,6 +85,7 @@ class Downscaler:
             keep_latent=self.keep_latent,
             on_artifact=self.on_artifact,
             border=self.border,
+            orientations=self.orientations,
             refine=self.refine,
             mark=self.mark,
             progress=_part(progress, 0, 2 if verify else 1),
@@ -248,6 +250,7 @@ def _as_marked(picture: Picture) -> Picture:
         revision=info.revision if info else "",
         weights=info.hash if info else found.weights.ljust(64, "0"),
         pixels=hash_pixels(picture.pixels),
+        orientation=found.orientation,
     )
     told = "its record was stripped: restored as the mark in its pixels says"
     return replace(picture, record=record, warnings=(*picture.warnings, told))

@@ -26,6 +26,10 @@ class _Downscale(BatchOptions):
         type=click.Choice(["auto", "zero", "mirror", "edge"]), default="auto",
         help="What surrounds a picture in the network; auto is zero, and what restores best where a side is below "
              "64 pixels.")  # fmt: skip
+    orientations: Literal[1, 4, 8] = option("Network", "--orientations", type=click.Choice([1, 4, 8]), default=1,
+        help="Try each picture in the network also flipped (4), or flipped and on its side (8), and keep what restores "
+             "best. Each takes as long as making and restoring it. Where that is not upright, earlier versions of irn "
+             "refuse the small picture.")  # fmt: skip
     refine: int = option("Network", "--refine", **REFINE,
         help="Improve each small picture N times (10 where no N is given), so that it restores better. Each time takes "
              "about as long as making it and restoring it twice.")  # fmt: skip
@@ -123,6 +127,7 @@ def _downscaler(options: _Downscale) -> "Work":
             mark=not options.no_mark,
             on_artifact=options.on_artifact,
             border=options.border,
+            orientations=options.orientations,
             refine=options.refine,
             verify=options.verify,
             min_psnr=options.min_psnr,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageFile
 
 from irn_cli.errors import InputError
+from irn_cli.orientation import as_stored
 
 REDUCED = "samples of more than 8 bits were reduced to 8"
 EXPECTED = "expected 8 or 16 bits of RGB, grey or CMYK"
@@ -143,9 +144,9 @@ def to_rgb(
         band = convert(image.crop((0, rows.start, image.width, rows.stop)))
         if alpha is not None:
             shown = band[..., -1] if stored.hidden is None else np.where(stored.hidden[rows], 0, 255)
-            _as_stored(alpha, orientation)[rows] = shown
+            as_stored(alpha, orientation)[rows] = shown
             band = band if stored.hidden is not None else band[..., :-1]
-        _as_stored(pixels, orientation)[rows] = band  # one grey channel fills all three
+        as_stored(pixels, orientation)[rows] = band  # one grey channel fills all three
     return pixels, alpha, mode
 
 
@@ -224,13 +225,3 @@ def _cmyk_converter(icc: bytes | None, warnings: list[str]) -> _Convert:
     else:
         warnings.append("CMYK was converted to sRGB; it has no colour profile: colours may shift")
     return lambda band: np.asarray(band.convert("RGB"))
-
-
-def _as_stored(upright: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """A view of an upright picture whose rows are those of its file, for each of EXIF's eight orientations."""
-    view = upright.swapaxes(0, 1) if orientation > 4 else upright
-    if orientation in (3, 4, 6, 7):
-        view = view[::-1]
-    if orientation in (2, 3, 7, 8):
-        view = view[:, ::-1]
-    return view
