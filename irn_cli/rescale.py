@@ -137,8 +137,8 @@ class Rescaler:
                 `zero`, with `mirror`, and with bicubic interpolation in the network's place, and the best one taken: it
                 restores no worse than interpolation.
             orientations: how many of EXIF's eight to try in the network: 1, 4 (flipped) or 8 (turned on its side, too);
-                each is made small and restored, and the one kept that is restored best, without a blotch if there is
-                one without. A picture restored best without the network is left as it is.
+                each is made small and restored, and the one kept that is restored best (PSNR on Y plus that on RGB),
+                without a blotch if there is one without. A picture restored best without the network is left as it is.
             refine: how often to change the small picture so that it is restored better, about four ways through the
                 network each. It stays as near to bicubic as it was, but for little, and where nothing is better, as it
                 is.
@@ -346,13 +346,14 @@ class Rescaler:
         if len(canvases) == 1:
             return canvases[0], canvases[0].downscale(pixels, stages[0])
         reference = bicubic_small(pixels, self.scale, self._device)
-        least, best = (True, math.inf), (canvases[0], pixels)
+        reached, best = (False, -math.inf), (canvases[0], pixels)
         for canvas, down, up in zip(canvases, stages[::2], stages[1::2], strict=True):
             small = canvas.downscale(pixels, down)
             restored = dataclasses.replace(canvas, grey=grey).upscale(small, up)
-            found = find_artifact(small, reference).deviation > THRESHOLD, _error(pixels, [(0, restored)])
-            if found < least:
-                least, best = found, (canvas, small)
+            psnr = Psnr.of(pixels, restored)
+            found = find_artifact(small, reference).deviation <= THRESHOLD, psnr.luma + psnr.rgb
+            if found > reached:
+                reached, best = found, (canvas, small)
         return best
 
     def _unknown(self, temperature: float) -> list[str]:

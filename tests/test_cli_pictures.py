@@ -28,6 +28,7 @@ from irn_cli.colour import ColourDifference
 from irn_cli.errors import Code, IrnError, one_line
 from irn_cli.formats.chunks import text
 from irn_cli.image import peek, read, write
+from irn_cli.metrics import Psnr
 from irn_cli.model import IRN
 from irn_cli.picture import Picture
 from irn_cli.record import Record, Restored
@@ -1055,6 +1056,24 @@ def test_a_record_that_cannot_be_read_is_told(run: Run) -> None:
     chunks.add_text("irn", image.info["irn"].replace('"irn":1', '"irn":4'))
     image.save("small/a_down4.png", pnginfo=chunks)
     ended(run("upscale small"), 1, told="warning: a record of format 4: a newer irn is needed")
+
+
+def test_a_picture_lies_in_the_network_as_it_restores_best(run: Run) -> None:
+    originals = [photo(f"{seed}.png", 64, 72, seed) for seed in range(4)]
+
+    def restored(options: str) -> list[float]:
+        ended(run(f"downscale 0.png 1.png 2.png 3.png -o small --force {options}"), 0)
+        ended(run("upscale small -o large --force"), 0)
+        found = [Psnr.of(read(path).pixels, read(f"large/{path.stem}_up4.png").pixels) for path in originals]
+        return [one.luma + one.rgb for one in found]
+
+    plain, best = restored(""), restored("--orientations 8")
+    orientations = [one.record.orientation for one in (read(f"small/{k}_down4.png") for k in range(4))]
+    assert set(orientations) != {1}
+    for one, other, k, path in zip(plain, best, orientations, sorted(Path("small").iterdir()), strict=True):
+        assert other > one if k > 1 else other == one
+        told = run(["info", str(path)]).output
+        assert (f"  orientation in the network: {k} of EXIF's 8\n" in told) == (k > 1)
 
 
 def test_json_is_strict(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

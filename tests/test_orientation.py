@@ -10,7 +10,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from irn_cli import load_model, rescale
 from irn_cli.artifact import Artifact
-from irn_cli.metrics import psnr
+from irn_cli.metrics import Psnr, psnr
 from irn_cli.model import IRN
 from irn_cli.orientation import as_stored, as_upright
 from irn_cli.picture import Picture, Pixels
@@ -41,8 +41,13 @@ def made(scaler: Rescaler, pixels: Pixels, orientation: int) -> Picture:
 
 
 def best(scaler: Rescaler, pixels: Pixels, count: int = 8) -> int:
-    """The orientation in which `upscale` makes the least error, each decoded as its record says."""
-    return max(range(1, count + 1), key=lambda k: psnr(pixels, scaler.upscale(made(scaler, pixels, k)).pixels))
+    """The orientation that `upscale` restores best, each decoded as its record says."""
+
+    def reached(orientation: int) -> float:
+        found = Psnr.of(pixels, scaler.upscale(made(scaler, pixels, orientation)).pixels)
+        return found.luma + found.rgb
+
+    return max(range(1, count + 1), key=reached)
 
 
 @pytest.fixture
