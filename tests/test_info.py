@@ -88,7 +88,7 @@ def test_a_small_picture_with_nothing_but_its_mark(
     jsonschema.validate(row, SCHEMA)
     digits, here = scaler.hash[:5], "weights/irn-x2.safetensors"
     assert (row["kind"], row["record"], row["weights"]) == ("small", None, here if known else None)
-    assert row["mark"] == {"scale": 2, "size": [128, 127], "mode": "L", "weights": digits}
+    assert row["mark"] == {"scale": 2, "size": [128, 127], "mode": "L", "weights": digits, "orientation": 1}
     assert list(found.lines())[1:] == [
         "  made by irn: 2 times smaller than 128x127 in grey",
         f"  weights: {digits}..., {f'here: {here}' if known else 'not here: it cannot be restored well'}",
